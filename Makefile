@@ -1,0 +1,43 @@
+# make demo | make test | make install | make mmcv-full | make lint
+# PYTHON chooses the interpreter (>= 3.10), VENV where the environment goes.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+STAMP := $(VENV)/.installed
+LOG := $(VENV)/install.log
+# every failure ends in one line of its own
+SAY = { echo "error: $(1)" >&2; exit 1; }
+BROKEN = $(call SAY,installing failed: $$(grep -iE 'error|no space|no matching' $(LOG) | tail -n 1) (check network and disk; all of it in $(LOG)))
+
+.PHONY: install demo test lint mmcv-full
+
+install: $(STAMP)
+
+# setuptools and OpenCV come first: mmcv's build needs the old pkg_resources, and it depends on the
+# OpenCV it finds (without one, on the build that needs a desktop's libraries).
+$(STAMP): requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+		|| $(call SAY,Python 3.10 or newer is needed and "$(PYTHON)" is not: make PYTHON=/path/to/python3.11 ...)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| $(call SAY,cannot make a virtual environment in $(VENV): on Debian and Ubuntu: apt install python3-venv)
+	@echo "installing into $(VENV): a few minutes the first time"
+	@$(PIP) install --upgrade 'pip>=25.3' > $(LOG) 2>&1 || $(BROKEN)
+	@$(PIP) install -c requirements.txt setuptools wheel opencv-python-headless >> $(LOG) 2>&1 || $(BROKEN)
+	@$(PIP) install --no-build-isolation -r requirements.txt >> $(LOG) 2>&1 || $(BROKEN)
+	@$(PIP) install --no-build-isolation --no-deps -e . >> $(LOG) 2>&1 || $(BROKEN)
+	@touch $@
+
+# mmcv's compiled operators in place of the pure-Python mmcv: ten minutes, needs a C++ compiler.
+mmcv-full: $(STAMP)
+	@PYTHON=$(abspath $(BIN))/python bash models_mm/compat/build_mmcv_full.sh
+
+demo: $(STAMP)
+	@PYTHON=$(abspath $(BIN))/python bash tools/demo.sh
+
+test: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-auto} --dist worksteal
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
