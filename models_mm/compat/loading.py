@@ -1,0 +1,60 @@
+"""Checkpoints that mmcv and mmdet read: through the package's loader, never by free unpickling.
+
+mmcv 1.7 calls ``torch.load`` without ``weights_only`` (its default changed in torch 2.6, and
+before that a file could run code), skips what does not fit with a warning, and finds no weights
+in a file that keeps them under ``'model'``.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import urlparse
+
+import mmcv.runner.checkpoint as checkpoint
+import torch
+from mmcv.cnn.utils.weight_init import INITIALIZERS
+from mmcv.runner import CheckpointLoader
+
+from models_mm.checkpoints import PretrainedInit, load_checkpoint, read_checkpoint
+from models_mm.compat.replace import replace_everywhere
+from models_mm.errors import CheckpointError
+
+_load_checkpoint = checkpoint.load_checkpoint
+
+
+def load_from_local(filename: str, map_location=None) -> dict:
+    """A checkpoint file on this machine, read with ``weights_only=True``."""
+    return read_checkpoint(filename, map_location=map_location)
+
+
+def load_url(
+    url: str,
+    model_dir: str | None = None,
+    map_location=None,
+    progress: bool = True,
+    check_hash: bool = False,
+    file_name: str | None = None,
+) -> dict:
+    """A checkpoint by URL, kept in torch's cache like ``torch.hub.load_state_dict_from_url``.
+
+    Raises:
+        CheckpointError: it cannot be downloaded or read.
+    """
+    folder = Path(model_dir or os.path.join(torch.hub.get_dir(), "checkpoints"))
+    file = folder / (file_name or os.path.basename(urlparse(url).path))
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        found = torch.hub.HASH_REGEX.search(file.name) if check_hash else None
+        try:
+            torch.hub.download_url_to_file(url, str(file), found and found.group(1), progress)
+        except (OSError, RuntimeError) as error:  # no network, no such file; another hash
+            raise CheckpointError(
+                f"{url} cannot be downloaded ({error}): download it elsewhere, and put it at {file}"
+            ) from error
+    return read_checkpoint(file, map_location=map_location)
+
+
+def apply() -> None:
+    CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
+    checkpoint.load_url = load_url
+    INITIALIZERS.register_module("Pretrained", module=PretrainedInit, force=True)
+    replace_everywhere(_load_checkpoint, load_checkpoint)

@@ -1,0 +1,61 @@
+"""Installations that cannot work, or only by luck, explained before they fail obscurely."""
+
+import logging
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+# mmcv announces its own version 2 at every import of 1.7; users of mmdet 2.28 cannot act on it.
+warnings.filterwarnings("ignore", message="On January 1, 2023, MMCV will release v2.0.0")
+# mmcv imports torch's extension builder, which tells every process without a GPU which toolkit it
+# would have used.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def problems() -> list[str]:
+    """What is wrong with the installed versions, each with the way out."""
+    lite, full = installed("mmcv"), installed("mmcv-full")
+    found = []
+    if lite and full:
+        found.append(
+            f"both mmcv {lite} and mmcv-full {full} are installed, and they write the same files: "
+            "run `pip uninstall -y mmcv mmcv-full`, then install one of them "
+            "(`pip install mmcv==1.7.2`, or `make mmcv-full` for compiled operators)"
+        )
+    for name, value in (("mmcv", lite), ("mmcv-full", full)):
+        if value and not value.startswith("1.7."):
+            found.append(
+                f"{name} {value} is installed, models_mm needs 1.7.x: `pip install {name}==1.7.2`"
+            )
+    if not lite and not full:
+        found.append("mmcv is not installed: `pip install mmcv==1.7.2`")
+    for name, least in (("torch", (2, 4)), ("torchvision", (0, 19)), ("timm", (1, 0))):
+        have = installed(name) or "0.0"
+        if tuple(int(part) for part in have.split("+")[0].split(".")[:2]) < least:
+            text = ".".join(map(str, least))
+            found.append(f"{name} {have} is too old: `pip install '{name}>={text}'`")
+    mmdet = installed("mmdet")
+    if mmdet != "2.28.2":
+        state = f"mmdet {mmdet} is installed" if mmdet else "mmdet is not installed"
+        found.append(f"{state}, models_mm needs 2.28.2: `pip install mmdet==2.28.2`")
+    return found
+
+
+def check() -> None:
+    """Warn of a double mmcv, raise on versions that cannot work.
+
+    Raises:
+        ImportError: a package is missing, too old or of another generation.
+    """
+    for problem in problems():
+        if problem.startswith("both "):
+            warnings.warn(problem, stacklevel=2)
+        else:
+            raise ImportError(problem)
