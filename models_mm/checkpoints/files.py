@@ -1,0 +1,158 @@
+"""Checkpoint files: read without running what they bring along, written whole or not at all."""
+
+import argparse
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models_mm.checkpoints.families import source_of
+from models_mm.errors import CheckpointError
+
+URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def _named_as_in_old_files():
+    """NumPy's scalar constructor under the module name that files of NumPy 1 carry."""
+
+    def scalar(*args):
+        return np._core.multiarray.scalar(*args)
+
+    scalar.__module__, scalar.__qualname__ = "numpy.core.multiarray", "scalar"
+    return scalar
+
+
+def _numpy_scalars() -> list:
+    """What a NumPy number in a checkpoint's meta (a best score) is rebuilt from: plain data."""
+    if not hasattr(np, "_core"):  # NumPy 1
+        return [np.core.multiarray.scalar, np.dtype, *_dtypes()]
+    return [np._core.multiarray.scalar, _named_as_in_old_files(), np.dtype, *_dtypes()]
+
+
+def _dtypes() -> list:
+    return [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
+
+
+# The training options in the classification files of many families: a bag of attributes, no code.
+torch.serialization.add_safe_globals([argparse.Namespace, *_numpy_scalars()])
+
+
+def is_url(path: str) -> bool:
+    """Whether a checkpoint's name has a scheme (``https://``, ``torchvision://``, ...)."""
+    return bool(URL.match(path))
+
+
+def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = False) -> dict:
+    """Read a checkpoint file with ``weights_only=True``.
+
+    Args:
+        path: a local file.
+        map_location: as in ``torch.load``.
+        trust: unpickle whatever the file contains, **running the code it brings along**. Only for
+            files whose origin you trust, and only by an explicit wish of the user.
+
+    Raises:
+        CheckpointError: no such file, truncated or damaged, not a checkpoint, or in need of more
+            than weights and plain data.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(missing_file_message(str(path)))
+    try:
+        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=not trust)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CheckpointError(_explanation(path, error)) from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary"
+        )
+    return checkpoint
+
+
+def _explanation(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, and the way out."""
+    if isinstance(error, OSError):
+        return f"{path} cannot be read: {error.strerror or error}"
+    members = _members(path)
+    if any(name.endswith("/constants.pkl") for name in members):
+        return (
+            f"{path} is a TorchScript archive, a compiled model without a state dict that could "
+            "be loaded here: take the checkpoint that it was made from"
+        )
+    # torch's message has a preamble that recommends to switch the protection off
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
+    blocked = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
+    if blocked or (members and isinstance(error, pickle.UnpicklingError)):
+        return (
+            f"{path} holds more than weights and plain data ({', '.join(blocked) or reason}), and "
+            "reading it would run code. If you trust its origin, rewrite it once: "
+            f"`python tools/convert_checkpoint.py rewrite {path} OUT.pth --trust`"
+        )
+    return (
+        f"{path} cannot be read ({path.stat().st_size:,} bytes; {type(error).__name__}: {reason}): "
+        "the file is truncated, damaged or no PyTorch checkpoint. Copy or download it again"
+    )
+
+
+def _members(path: Path) -> list[str]:
+    """What a checkpoint's archive holds; nothing for other files, and for truncated archives."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
+        return []
+
+
+def missing_file_message(path: str) -> str:
+    """What to say of a checkpoint that does not exist: where it comes from, where to put it."""
+    origin = source_of(Path(path).name)
+    hint = f"\n  It is published at {origin}; download it and put it there." if origin else ""
+    return f"checkpoint not found: {path}{hint}"
+
+
+def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
+    """Write a checkpoint under a temporary name, sync it, and move it into place."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def plain(value, where: str = "") -> tuple[object, list[str]]:
+    """A copy of a checkpoint reduced to tensors and plain data.
+
+    Returns:
+        The copy, and the places and types of what was left out.
+    """
+    if value is None or isinstance(value, (torch.Tensor, bool, int, float, complex, str, bytes)):
+        return value, []
+    if isinstance(value, np.generic):
+        return value.item(), []
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return torch.from_numpy(value.copy()), []
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    dropped: list[str] = []
+    if isinstance(value, dict):
+        copy = {}
+        for key, item in value.items():
+            kept, lost = plain(item, f"{where}.{key}" if where else str(key))
+            dropped += lost
+            if kept is not None or item is None:
+                copy[key] = kept
+        return copy, dropped
+    if isinstance(value, (list, tuple, set)):
+        pairs = [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        dropped = [name for _, lost in pairs for name in lost]
+        return (tuple if isinstance(value, tuple) else list)(kept for kept, _ in pairs), dropped
+    return None, [f"{where} ({type(value).__module__}.{type(value).__qualname__})"]

@@ -1,0 +1,238 @@
+"""Put a checkpoint's weights into a model, completely or not at all.
+
+Three purposes, each with its own idea of a legitimate difference:
+
+* :func:`load_pretrained`: a backbone from a classification or detection file (``init_cfg``);
+* :func:`load_checkpoint`: a detector for testing or resuming; everything must fit;
+* :func:`load_for_finetuning`: a detector to train further (``load_from``); the layers whose shape
+  depends on the number of classes may differ and then keep their initial weights.
+
+Whatever is skipped is named; what does not fit beyond that raises :class:`CheckpointError`.
+"""
+
+import logging
+import re
+from collections import OrderedDict
+
+import torch
+from mmcv.cnn.utils.weight_init import update_init_info
+from mmcv.parallel import is_module_wrapper
+from mmcv.runner import CheckpointLoader
+from mmcv.utils import get_logger, print_log
+from torch import nn
+
+from models_mm.checkpoints.families import OTHER, family_of
+from models_mm.checkpoints.family import Family
+from models_mm.checkpoints.files import is_url, read_checkpoint
+from models_mm.errors import CheckpointError
+
+# Predictors of mmdet's heads: one row or four per class.
+CLASS_DEPENDENT = re.compile(
+    r"(bbox_head\.(\d+\.)?(fc_cls|fc_reg|retina_cls|cls_convs_out)"
+    r"|mask_head\.(\d+\.)?conv_logits)\.(weight|bias)"
+)
+# Running copies of mmcv's EMA hook, and BatchNorm's counter, which files before 2018 lack.
+EMA = re.compile(r"ema_.*")
+COUNTER = re.compile(r".*\.num_batches_tracked")
+SHOWN = 8
+
+
+class PretrainedInit:
+    """mmcv's ``init_cfg=dict(type='Pretrained', checkpoint=...)``, through :func:`load_pretrained`.
+
+    Args:
+        checkpoint: file or URL.
+        prefix: take only the entries below this prefix, e.g. ``'backbone.'``.
+        map_location: as in ``torch.load``.
+    """
+
+    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: str = "cpu"):
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+        self.map_location = map_location
+
+    def __call__(self, module: nn.Module) -> None:
+        load_pretrained(module, self.checkpoint, self.prefix, self.map_location)
+        if hasattr(module, "_params_init_info"):  # the log of where every parameter came from
+            update_init_info(module, f"{type(self).__name__}: load from {self.checkpoint}")
+
+
+def load_pretrained(
+    backbone: nn.Module, path: str, prefix: str | None = None, map_location="cpu"
+) -> None:
+    """Load a backbone from a published classification file or from a detector's checkpoint.
+
+    Args:
+        backbone: the module to fill.
+        path: file or URL.
+        prefix: take only the entries below this prefix (default: ``backbone.`` when the file is a
+            detector's).
+        map_location: as in ``torch.load``.
+
+    Raises:
+        CheckpointError: the file cannot be read or is not this backbone's.
+    """
+    logger = get_logger("mmcv")
+    entries = unwrap(_read(path, map_location), path)
+    if prefix is None and is_detector(entries):
+        prefix = "backbone."
+    if prefix is not None:
+        entries = below(entries, prefix if prefix.endswith(".") else prefix + ".", path)
+    family = family_of(backbone)
+    if family.adapt is not None:
+        entries = family.adapt(entries, backbone)
+    dropped = fill(backbone, entries, path, family)
+    print_log(f"loaded {path}{_named(' without', dropped)}", logger)
+
+
+def load_checkpoint(
+    model: nn.Module,
+    filename: str,
+    map_location=None,
+    strict: bool = True,
+    logger: logging.Logger | None = None,
+    revise_keys=((r"^module\.", ""),),
+) -> dict:
+    """Load a detector's checkpoint exactly; the signature is that of mmcv's function.
+
+    ``strict`` is accepted for mmcv's callers and has no effect: a checkpoint always fits or fails.
+
+    Returns:
+        The whole checkpoint, with its ``meta`` and ``optimizer``.
+
+    Raises:
+        CheckpointError: the file cannot be read or is not this model's.
+    """
+    checkpoint = _read(filename, map_location or "cpu")
+    entries = unwrap(checkpoint, filename, revise_keys)
+    model = model.module if is_module_wrapper(model) else model
+    if hasattr(model, "backbone") and not is_detector(entries):
+        raise CheckpointError(
+            f"{filename} holds a backbone without neck and heads, and a whole detector is needed. "
+            "To start training from it, set model.backbone.init_cfg="
+            f"dict(type='Pretrained', checkpoint='{filename}')"
+        )
+    fill(model, entries, filename, family_of(model))
+    print_log(f"loaded {filename}", logger)
+    return checkpoint
+
+
+def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | None = None) -> None:
+    """Load ``load_from``: a detector's checkpoint, or a backbone's into ``model.backbone``.
+
+    Layers whose shape depends on the number of classes keep their initial weights when the number
+    differs, and are named in a warning.
+
+    Raises:
+        CheckpointError: the file cannot be read, or differs in more than the number of classes.
+    """
+    entries = unwrap(_read(path, "cpu"), path)
+    if hasattr(model, "backbone") and not is_detector(entries):
+        load_pretrained(model.backbone, path)
+        others = [name for name, _ in model.named_children() if name != "backbone"]
+        print_log(f"{path} is a backbone: {', '.join(others)} start untrained", logger, 30)
+        return
+    own = model.state_dict()
+    resized = [
+        key
+        for key, value in entries.items()
+        if key in own
+        and value.shape != own[key].shape
+        and value.shape[1:] == own[key].shape[1:]  # classes are counted by the first axis
+        and CLASS_DEPENDENT.search(key)
+    ]
+    for key in resized:
+        entries[key] = own[key]
+    fill(model, entries, path, family_of(model))
+    print_log(f"loaded {path}", logger)
+    if resized:
+        print_log(f"another number of classes: {', '.join(resized)} start untrained", logger, 30)
+
+
+def _read(path: str, map_location) -> dict:
+    if is_url(path):
+        return CheckpointLoader.load_checkpoint(path, map_location)
+    return read_checkpoint(path, map_location)
+
+
+def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> dict:
+    """The weights of a checkpoint, from under ``state_dict`` or ``model`` or bare, renamed.
+
+    Raises:
+        CheckpointError: there are no tensors where weights are expected.
+    """
+    for key in ("state_dict", "model"):
+        if isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+            break
+    entries = OrderedDict(checkpoint)
+    for pattern, replacement in revise_keys:
+        entries = OrderedDict((re.sub(pattern, replacement, k), v) for k, v in entries.items())
+    if not entries or not all(isinstance(value, torch.Tensor) for value in entries.values()):
+        found = ", ".join(sorted(map(str, checkpoint))[:SHOWN]) or "nothing"
+        raise CheckpointError(f"{path} holds no state dict of tensors; found: {found}")
+    return entries
+
+
+def is_detector(entries: dict) -> bool:
+    """Whether a state dict is a whole detector's."""
+    return any(key.startswith("backbone.") for key in entries)
+
+
+def below(entries: dict, prefix: str, path: str) -> dict:
+    """The entries below a prefix, without it.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    found = OrderedDict((k[len(prefix) :], v) for k, v in entries.items() if k.startswith(prefix))
+    if not found:
+        raise CheckpointError(f"{path} has no entry below {prefix!r}")
+    return found
+
+
+def fill(model: nn.Module, entries: dict, path: str, family: Family = OTHER) -> list[str]:
+    """Copy every entry into the model after checking all names and shapes.
+
+    Returns:
+        The legitimately unused keys of the file.
+
+    Raises:
+        CheckpointError: a key is missing, unexpected or of another shape; the model is unchanged.
+    """
+    own = model.state_dict()
+    unexpected = [key for key in entries if key not in own]
+    dropped = [key for key in unexpected if family.drops(key) or EMA.fullmatch(key)]
+    missing = [
+        key
+        for key in own
+        if key not in entries and not family.lacks(key) and not COUNTER.fullmatch(key)
+    ]
+    wrong = [
+        f"{key} {tuple(entries[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in entries and entries[key].shape != value.shape
+    ]
+    unexpected = sorted(set(unexpected) - set(dropped))
+    if missing or unexpected or wrong:
+        lines = [f"{path} is not a checkpoint of this {type(model).__name__}:"]
+        lines += [
+            _named(f"  {len(keys)} {what}:", keys)
+            for what, keys in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", wrong),
+            )
+            if keys
+        ]
+        raise CheckpointError("\n".join(lines))
+    model.load_state_dict({k: v for k, v in entries.items() if k in own}, strict=False)
+    return dropped
+
+
+def _named(lead: str, keys: list[str]) -> str:
+    """``lead`` and the first keys of a list, or nothing."""
+    if not keys:
+        return ""
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return f"{lead} {', '.join(keys[:SHOWN])}{more}"
