@@ -1,0 +1,23 @@
+"""Backbones, registered in MMDetection's ``BACKBONES`` on import."""
+
+from .base import Backbone
+from .recnext import (
+    RecNeXt,
+    recnext_a3,
+    recnext_a4,
+    recnext_a5,
+    recnext_m3,
+    recnext_m4,
+    recnext_m5,
+)
+
+__all__ = [
+    "Backbone",
+    "RecNeXt",
+    "recnext_a3",
+    "recnext_a4",
+    "recnext_a5",
+    "recnext_m3",
+    "recnext_m4",
+    "recnext_m5",
+]

@@ -1,0 +1,170 @@
+"""What every backbone shares: its stated contract, frozen stages, norm modes, folding of norms.
+
+A family's file builds the layers; this file holds the duties a detector expects of any of them.
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmcv.runner import BaseModule
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm  # the one base class that SyncBatchNorm shares
+from torch.nn.utils import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
+
+
+class Backbone(BaseModule):
+    """Base of all backbones: a stem followed by stages, each with one output map.
+
+    A subclass implements ``forward(x) -> tuple`` and :meth:`stage_modules`, and calls
+    :meth:`freeze` as the last line of its ``__init__``.
+
+    Args:
+        channels: width of each stage's output.
+        strides: total stride of each stage's output.
+        out_indices: stages whose outputs ``forward`` returns, strictly increasing.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages. Frozen
+            parts have no gradients and stay in eval mode.
+        norm_eval: keep every batch norm in eval mode during training (statistics fixed; weights
+            still learn).
+        init_cfg: mmcv initialisation config.
+
+    Attributes:
+        out_channels: channels of the returned maps, one per entry of ``out_indices``.
+        strides: total strides of the returned maps, likewise.
+        fused: whether :meth:`fuse` has been called.
+
+    Raises:
+        ValueError: ``out_indices`` or ``frozen_stages`` name stages that do not exist.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        out_indices: Sequence[int],
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(init_cfg)
+        stages = range(len(channels))
+        out_indices = tuple(out_indices)
+        if (
+            not out_indices
+            or out_indices != tuple(sorted(set(out_indices)))
+            or not set(out_indices) <= set(stages)
+        ):
+            raise ValueError(
+                f"out_indices must be strictly increasing stage indices out of {tuple(stages)}, "
+                f"got {out_indices}"
+            )
+        if frozen_stages not in range(-1, len(channels) + 1):
+            raise ValueError(
+                f"frozen_stages must be -1 (nothing), 0 (stem) or a number of stages up to "
+                f"{len(channels)}, got {frozen_stages}"
+            )
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.out_channels = tuple(channels[i] for i in out_indices)
+        self.strides = tuple(strides[i] for i in out_indices)
+        self.fused = False
+
+    def stage_modules(self) -> list[list[nn.Module]]:
+        """The modules of the stem, then those of each stage: what ``frozen_stages`` counts."""
+        raise NotImplementedError
+
+    def freeze(self) -> None:
+        """Switch off the gradients of the frozen parts and bring all modules into their mode.
+
+        Optimisers and DDP look at ``requires_grad`` before the first ``train()``, so this belongs
+        to construction.
+        """
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        return [m for group in self.stage_modules()[: self.frozen_stages + 1] for m in group]
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """Set training mode, except for frozen parts and (``norm_eval``) batch norms.
+
+        Raises:
+            RuntimeError: training mode is asked of a fused model.
+        """
+        if mode and self.fused:
+            raise RuntimeError("a fused backbone has no norms left to train; build a new one")
+        super().train(mode)
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def fuse(self) -> "Backbone":
+        """Fold every batch norm into its convolution, in place, for inference; returns self.
+
+        Calls ``fuse()`` of every submodule that has one. Keys of the state dict change: load
+        weights first, and fuse a deep copy to keep a model that trains. Calling it again does
+        nothing.
+
+        Raises:
+            RuntimeError: the model is in training mode, or a norm is not a batch norm.
+        """
+        if self.training:
+            raise RuntimeError("fuse() is for inference only; call eval() first")
+        for module in list(self.modules()):
+            if module is not self and hasattr(module, "fuse"):
+                module.fuse()
+        self.fused = True
+        return self
+
+
+def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The convolution that computes ``norm(conv(x))`` in eval mode, and the identity left over.
+
+    Raises:
+        RuntimeError: ``norm`` depends on its input and so is no part of a convolution.
+    """
+    if isinstance(norm, nn.Identity):
+        return conv, norm
+    if not isinstance(norm, _BatchNorm):
+        raise RuntimeError(f"only batch norms fold into convolutions, not {type(norm).__name__}")
+    return fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Stochastic depth rates of each block, by stage: linear from 0 (first block) to ``rate``."""
+    last = max(sum(depths) - 1, 1)
+    rates = iter(rate * block / last for block in range(sum(depths)))
+    return [[next(rates) for _ in range(depth)] for depth in depths]
+
+
+def checkpointed(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """``block(x)`` with activations recomputed in the backward pass instead of stored."""
+    return checkpoint(
+        block,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _statistics_kept(block)),
+    )
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module):
+    """Leave running statistics alone: the recomputation would count every batch twice."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
+    saved = [(m.momentum, m.num_batches_tracked) for m in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, num_batches_tracked) in zip(norms, saved, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, num_batches_tracked

@@ -1,0 +1,53 @@
+"""The table of variants under test, and the deterministic weights behind the golden values."""
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.models import build_backbone
+from torch import Tensor, nn
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+# Golden name -> config. A variant added here is tested for its values and for the contract.
+VARIANTS = {
+    "recnext_m3": {"type": "recnext_m3"},
+    "recnext_m4": {"type": "recnext_m4"},
+    "recnext_m5": {"type": "recnext_m5"},
+    "recnext_a3": {"type": "recnext_a3"},
+    "recnext_a4": {"type": "recnext_a4"},
+    "recnext_a5": {"type": "recnext_a5"},
+}
+
+
+def build(name: str, **settings) -> nn.Module:
+    """The variant with the given constructor settings, in float64 and training mode."""
+    return build_backbone({**VARIANTS[name], **settings}).double()
+
+
+def images(*shape: int) -> Tensor:
+    """The input of the golden values, (N, 3, H, W) in float64."""
+    return torch.from_numpy(np.random.RandomState(0).standard_normal(shape))
+
+
+@torch.no_grad()
+def fill_weights(model: nn.Module) -> nn.Module:
+    """Give every floating-point entry of the state dict the value that its key implies."""
+    for key, entry in model.state_dict().items():
+        if entry.is_floating_point():
+            entry.copy_(torch.from_numpy(_value(key, tuple(entry.shape))))
+    return model
+
+
+def _value(key: str, shape: tuple[int, ...]) -> np.ndarray:
+    value = np.asarray(np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape))
+    if key.endswith("running_var"):
+        return 1 + 0.2 * np.abs(value)
+    if key.endswith("running_mean"):
+        return 0.1 * value
+    if key.startswith("warehouse_manager.weights."):  # mixed kernels get unit gain
+        return value * np.sqrt(shape[0] / np.prod(shape[2:]))
+    if len(shape) <= 1:
+        return 1 + 0.1 * value if key.endswith("weight") else 0.1 * value
+    return value / np.sqrt(value.size / shape[0])

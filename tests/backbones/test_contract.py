@@ -1,0 +1,205 @@
+"""What a detector may expect of any backbone, over every variant in the table."""
+
+import math
+
+import pytest
+import torch
+from mmdet.models import build_backbone
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .golden import VARIANTS, build, fill_weights, images
+
+FUSE_TOLERANCE = 1e-10  # relative, float64
+
+
+@pytest.fixture(params=VARIANTS)
+def name(request):
+    return request.param
+
+
+def assert_close(actual, expected, tolerance):
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape
+        assert (a - e).abs().max() <= tolerance * e.abs().max()
+
+
+def same(actual, expected):
+    return all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+def total(outputs):
+    """A scalar that depends on every output, unlike a sum behind a batch norm."""
+    return sum((out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum() for out in outputs)
+
+
+def norm_buffers(module):
+    return {
+        f"{key}.{kind}": buffer.clone()
+        for key, norm in module.named_modules()
+        if isinstance(norm, _BatchNorm)
+        for kind, buffer in norm.named_buffers()
+    }
+
+
+@torch.inference_mode()
+def test_stated_channels_and_strides_are_true(name):
+    model = build(name).eval()
+    for height, width in ((64, 96), (33, 65), (31, 47), (1, 1)):
+        outputs = model(images(1, 3, height, width))
+        assert isinstance(outputs, tuple)
+        assert [tuple(out.shape) for out in outputs] == [
+            (1, channels, math.ceil(height / stride), math.ceil(width / stride))
+            for channels, stride in zip(model.out_channels, model.strides, strict=True)
+        ]
+        assert all(out.isfinite().all() for out in outputs)
+
+
+@torch.inference_mode()
+def test_out_indices_select_outputs(name):
+    model = fill_weights(build(name)).eval()
+    x = images(1, 3, 33, 65)
+    outputs = model(x)
+    for out_indices in ((0,), [0, 2, 3], (1, 2)):
+        some = build(name, out_indices=out_indices).eval()
+        some.load_state_dict(model.state_dict())
+        assert some.out_channels == tuple(model.out_channels[i] for i in out_indices)
+        assert some.strides == tuple(model.strides[i] for i in out_indices)
+        assert same(some(x), [outputs[i] for i in out_indices])
+
+
+def test_every_parameter_gets_a_gradient(name):
+    model = build(name)
+    total(model(images(2, 3, 33, 65))).backward()
+    without = [
+        k for k, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()
+    ]
+    assert not without
+
+
+@pytest.mark.parametrize("frozen_stages", [0, 2])
+def test_frozen_stages(name, frozen_stages):
+    model = build(name, frozen_stages=frozen_stages)
+    frozen = nn.ModuleList(m for group in model.stage_modules()[: frozen_stages + 1] for m in group)
+    before = norm_buffers(model)
+    assert model.train() is model
+    total(model(images(2, 3, 33, 65))).backward()
+
+    fixed = {id(p) for p in frozen.parameters()}
+    assert fixed
+    for key, parameter in model.named_parameters():
+        assert parameter.requires_grad == (id(parameter) not in fixed), key
+        assert (parameter.grad is None) == (id(parameter) in fixed), key
+    assert not any(module.training for module in frozen.modules() if module is not frozen)
+    still = {id(m) for m in frozen.modules()}
+    for key, norm in model.named_modules():
+        if isinstance(norm, _BatchNorm):
+            unchanged = torch.equal(norm.running_var, before[f"{key}.running_var"])
+            assert unchanged == (id(norm) in still), key
+
+
+def test_freezing_all_stages_leaves_nothing_to_train(name):
+    model = build(name, frozen_stages=len(build(name).out_channels))
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_norm_eval_fixes_statistics_but_not_weights(name):
+    model = build(name, norm_eval=True).train()
+    before = norm_buffers(model)
+    total(model(images(2, 3, 33, 65))).backward()
+    after = norm_buffers(model)
+    assert before.keys() == after.keys() and same(after.values(), before.values())
+    assert model.training
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            assert not module.training and module.weight.grad is not None
+
+
+def test_training_updates_statistics(name):
+    model = build(name)
+    before = norm_buffers(model)
+    model(images(2, 3, 33, 65))
+    after = norm_buffers(model)
+    assert not any(torch.equal(after[key], before[key]) for key in before)
+
+
+def test_train_and_eval_return_the_model(name):
+    model = build(name)
+    assert model.train() is model and model.training
+    assert model.eval() is model and not any(module.training for module in model.modules())
+
+
+def test_checkpointing_changes_nothing_but_memory(name):
+    results = []
+    for with_cp in (False, True):
+        model = fill_weights(build(name, with_cp=with_cp, drop_path_rate=0.3)).train()
+        torch.manual_seed(0)
+        outputs = model(images(2, 3, 17, 33))
+        total(outputs).backward()
+        grads = [p.grad for p in model.parameters()]
+        results.append((outputs, grads, list(norm_buffers(model).values())))
+    for plain, recomputed in zip(*results, strict=True):
+        assert same(recomputed, plain)
+
+
+def test_drop_path_acts_in_training_only(name):
+    x = images(2, 3, 33, 65)
+    models = [fill_weights(build(name, drop_path_rate=rate, norm_eval=True)) for rate in (0.0, 0.5)]
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        plain, dropped = (model.train()(x) for model in models)
+        plain_eval, dropped_eval = (model.eval()(x) for model in models)
+    assert same(dropped_eval, plain_eval) and same(plain, plain_eval)
+    assert not same(dropped, plain)
+
+
+def test_fuse_keeps_the_function_and_leaves_no_norm(name):
+    model = fill_weights(build(name)).eval()
+    with torch.inference_mode():
+        sizes = (64, 96), (33, 65), (1, 1)
+        expected = [model(images(1, 3, *size)) for size in sizes]
+        assert model.fuse() is model
+        assert not any(isinstance(module, _BatchNorm) for module in model.modules())
+        for size, outputs in zip(sizes, expected, strict=True):
+            assert_close(model(images(1, 3, *size)), outputs, FUSE_TOLERANCE)
+        once = model(images(1, 3, 33, 65))
+        assert same(model.fuse()(images(1, 3, 33, 65)), once)
+
+
+def test_fuse_and_training_exclude_each_other(name):
+    model = build(name)
+    with pytest.raises(RuntimeError, match="eval"):
+        model.train().fuse()
+    assert any(isinstance(module, _BatchNorm) for module in model.modules())
+    model.eval().fuse()
+    with pytest.raises(RuntimeError, match="fused"):
+        model.train()
+    assert model.eval() is model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_finite(name, dtype):
+    model = build(name).float()
+    with torch.autocast("cpu", dtype=dtype):
+        outputs = model(images(2, 3, 33, 65).float())
+        loss = sum(out.float().square().mean() for out in outputs)
+    loss.backward()
+    assert all(out.isfinite().all() for out in outputs)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_unknown_keyword_is_an_error(name):
+    with pytest.raises(TypeError, match="depth"):
+        build_backbone({**VARIANTS[name], "depth": 50})
+
+
+@pytest.mark.parametrize("out_indices", [(), (0, 4), (-1,), (1, 0), (2, 2)])
+def test_bad_out_indices(name, out_indices):
+    with pytest.raises(ValueError, match="out_indices must be strictly increasing"):
+        build_backbone({**VARIANTS[name], "out_indices": out_indices})
+
+
+@pytest.mark.parametrize("frozen_stages", [-2, 5])
+def test_bad_frozen_stages(name, frozen_stages):
+    with pytest.raises(ValueError, match="frozen_stages must be -1"):
+        build_backbone({**VARIANTS[name], "frozen_stages": frozen_stages})
