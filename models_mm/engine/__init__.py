@@ -1,0 +1,1 @@
+"""What the tools do: options, configs, training and testing of detectors."""

@@ -1,0 +1,149 @@
+"""Configs: found, read, overridden and checked before anything expensive starts."""
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmcv import Config
+from mmdet.utils import replace_cfg_vals, update_data_root
+
+import models_mm
+from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.errors import UserError
+
+PACKAGE = Path(models_mm.__file__).resolve().parent
+# configs/ and tools/ lie beside the package in a checkout and inside it once installed
+ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".mim"
+
+# Settings that mmdet reads and a config need not have; anything else new is taken for a typo.
+TOP_LEVEL = {
+    *("auto_resume", "auto_scale_lr", "checkpoint_config", "cudnn_benchmark", "custom_hooks"),
+    *("custom_imports", "data", "data_root", "device", "dist_params", "evaluation", "fp16"),
+    *("find_unused_parameters", "gpu_ids", "load_from", "log_config", "log_level", "lr_config"),
+    *("model", "momentum_config", "mp_start_method", "opencv_num_threads", "optimizer"),
+    *("optimizer_config", "resume_from", "runner", "seed", "test_cfg", "total_epochs"),
+    *("train_cfg", "work_dir", "workflow"),
+}
+DATA = {
+    *("train", "val", "test", "samples_per_gpu", "workers_per_gpu", "persistent_workers"),
+    *("train_dataloader", "val_dataloader", "test_dataloader", "imgs_per_gpu"),
+}
+
+
+def load_config(path: str, overrides: dict | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    Args:
+        path: relative to the current directory or, failing that, to the project.
+        overrides: dotted keys and their values.
+
+    Raises:
+        UserError: no such file, a file that does not parse, or an unknown key to override.
+    """
+    file = find_config(path)
+    try:
+        cfg = replace_cfg_vals(Config.fromfile(str(file)))
+        update_data_root(cfg)
+    except Exception as error:  # a config is code: anything can come out of it
+        raise UserError(f"config {file}: {type(error).__name__}: {error}") from error
+    if overrides:
+        check_overrides(cfg, overrides)
+        try:
+            cfg.merge_from_dict(overrides)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"--cfg-options: {error}") from error
+    if "model" not in cfg or "data" not in cfg:
+        raise UserError(f"config {file} describes no detector: it needs `model` and `data`")
+    return cfg
+
+
+def find_config(path: str) -> Path:
+    """The config file of a path as typed.
+
+    Raises:
+        UserError: there is none; names similar ones.
+    """
+    for candidate in (Path(path), ROOT / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    known = {file.stem: file for file in ROOT.glob("configs/*/*.py") if "_base_" not in file.parts}
+    similar = difflib.get_close_matches(Path(path).stem, known, n=3, cutoff=0.5)
+    hint = "".join(f"\n  did you mean {known[name].relative_to(ROOT)}?" for name in similar)
+    raise UserError(f"config not found: {path}{hint}")
+
+
+def check_overrides(cfg: Config, overrides: dict) -> None:
+    """Refuse keys that neither the config nor mmdet knows: mmcv would add them without a word.
+
+    Raises:
+        UserError: an unknown key; names similar ones.
+    """
+    for key in overrides:
+        first, _, rest = key.partition(".")
+        second = rest.partition(".")[0]
+        known, name, where = set(cfg.keys()) | TOP_LEVEL, first, ""
+        if first == "data" and second:
+            known, name, where = set(cfg.data) | DATA, second, "data."
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {where}{similar[0]}?" if similar else ""
+            raise UserError(f"--cfg-options: the config has no {where}{name}{hint}")
+
+
+def check_files(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Find missing weights, annotations and image folders before anything is built.
+
+    Args:
+        cfg: the config.
+        splits: the data sets that the run will read, of ``train``, ``val``, ``test``.
+
+    Raises:
+        UserError: a file or folder of the config does not exist.
+    """
+    checkpoints = [cfg.get("load_from"), cfg.get("resume_from")]
+    if "train" in splits:
+        checkpoints += pretrained_files(cfg.model)
+    for path in checkpoints:
+        if path and not is_url(path) and not Path(path).expanduser().is_file():
+            raise UserError(missing_file_message(path))
+    for split in splits:
+        for key, path in data_paths(cfg.data.get(split)):
+            if not os.path.exists(path):
+                raise UserError(
+                    f"data.{split}: {key} does not exist: {path}\n"
+                    "  Put or link COCO at data/coco (annotations/, train2017/, val2017/), or set "
+                    "MMDET_DATASETS to where it lies."
+                )
+
+
+def pretrained_files(model: dict) -> Iterator[str]:
+    """Every checkpoint that a model config initialises from."""
+    if isinstance(model, dict):
+        if model.get("type") == "Pretrained" and model.get("checkpoint"):
+            yield model["checkpoint"]
+        if isinstance(model.get("pretrained"), str):
+            yield model["pretrained"]
+        model = list(model.values())
+    if isinstance(model, (list, tuple)):
+        for value in model:
+            yield from pretrained_files(value)
+
+
+def data_paths(dataset) -> Iterator[tuple[str, str]]:
+    """Annotation files and image folders of a data set config, wrappers and lists included."""
+    if isinstance(dataset, (list, tuple)):
+        for item in dataset:
+            yield from data_paths(item)
+    elif isinstance(dataset, dict):
+        root = dataset.get("data_root") or ""
+        for key in ("ann_file", "img_prefix"):
+            for path in _listed(dataset.get(key)):
+                yield key, path if os.path.isabs(path) else os.path.join(root, path)
+        for key in ("dataset", "datasets"):
+            yield from data_paths(dataset.get(key))
+
+
+def _listed(value) -> list[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [v for v in values if isinstance(v, str) and v and not is_url(v)]

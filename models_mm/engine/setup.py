@@ -1,0 +1,88 @@
+"""What training and testing do alike: processes, devices, data sets, models."""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import mmcv
+import torch
+from mmcv import Config
+from mmcv.cnn.utils import revert_sync_batchnorm
+from mmcv.runner import get_dist_info, init_dist
+from mmdet.datasets import build_dataset
+from mmdet.models import build_detector
+from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
+from torch import nn
+
+from models_mm.engine.configs import find_config
+from models_mm.errors import UserError
+
+
+def prepare(cfg: Config, args: argparse.Namespace) -> bool:
+    """Settle work dir, device and processes; joins the process group of a distributed job.
+
+    Returns:
+        Whether the job is distributed.
+    """
+    if args.work_dir:
+        cfg.work_dir = args.work_dir
+    elif not cfg.get("work_dir"):
+        cfg.work_dir = os.path.join("work_dirs", find_config(args.config).stem)
+    cfg.gpu_ids = [args.gpu_ids[0] if args.gpu_ids else args.gpu_id]
+    cfg.device = get_device()
+    # the data workers are the parallelism; set so that mmdet has nothing to warn of
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+    setup_multi_processes(compat_cfg(cfg))
+    distributed = args.launcher != "none"
+    if distributed:
+        init_dist(args.launcher, **cfg.get("dist_params", dict(backend="nccl")))
+        cfg.gpu_ids = range(get_dist_info()[1])
+    if get_dist_info()[0] == 0:
+        mmcv.mkdir_or_exist(os.path.abspath(cfg.work_dir))
+    return distributed
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The detector of a config, ready for the device at hand.
+
+    SyncBN, which has no CPU form, becomes BatchNorm there: the same mathematics in one process,
+    statistics per process in several.
+
+    Raises:
+        UserError: an unknown type or keyword in the config.
+    """
+    model = _build(
+        "model",
+        lambda: build_detector(cfg.model, cfg.get("train_cfg"), cfg.get("test_cfg")),
+    )
+    rfnext_init_model(model, cfg=cfg)
+    if cfg.device == "cpu":
+        # channels_last is the faster layout there; backbones choose it for their maps, and weights
+        # that follow spare a copy of every gradient
+        model = revert_sync_batchnorm(model).to(memory_format=torch.channels_last)
+    return model
+
+
+def build_data(cfg: dict, split: str, default_args: dict | None = None):
+    """A data set of a config.
+
+    Raises:
+        UserError: it cannot be read or has no images.
+    """
+    dataset = _build(f"data.{split}", lambda: build_dataset(cfg, default_args))
+    if len(dataset) == 0:
+        files = cfg.get("ann_file") if isinstance(cfg, dict) else None
+        raise UserError(f"data.{split} has no usable images{f' in {files}' if files else ''}")
+    return dataset
+
+
+def _build(what: str, build: Callable):
+    """Call a builder of mmcv's registries; what it raises names the type and the reason."""
+    try:
+        return build()
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AssertionError, FileNotFoundError) as error:
+        reason = error.args[0] if error.args else type(error).__name__
+        raise UserError(f"{what} of the config cannot be built: {reason}") from error

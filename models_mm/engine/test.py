@@ -1,0 +1,211 @@
+"""Testing a detector: mmdet's own loop, behind checked input."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import mmcv
+from mmcv import Config
+from mmcv.cnn import fuse_conv_bn
+from mmcv.runner import get_dist_info, wrap_fp16_model
+from mmdet.apis import multi_gpu_test, single_gpu_test
+from mmdet.datasets import build_dataloader, replace_ImageToTensor
+from mmdet.utils import build_ddp, build_dp, compat_cfg
+from torch import distributed as dist
+from torch import nn
+
+from models_mm.checkpoints import load_checkpoint
+from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.engine.cli import DictAction, add_common_options, parse
+from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.setup import build_data, build_model, prepare
+from models_mm.errors import UserError
+
+COCO_METRICS = ("bbox", "segm", "proposal", "proposal_fast")
+# settings of the evaluation hook that dataset.evaluate() does not take
+HOOK_SETTINGS = (
+    "interval",
+    "tmpdir",
+    "start",
+    "gpu_collect",
+    "save_best",
+    "rule",
+    "dynamic_intervals",
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of mmdet 2.28.2's test.py."""
+    parser = argparse.ArgumentParser(
+        prog="test.py", description="Test a detector.", allow_abbrev=False
+    )
+    parser.add_argument("config", help="config file, e.g. configs/recnext/...py")
+    parser.add_argument("checkpoint", help="checkpoint of that detector")
+    parser.add_argument("--work-dir", help="where the metrics go (work_dirs/<config>)")
+    parser.add_argument("--out", metavar="FILE.pkl", help="write the raw results there")
+    parser.add_argument(
+        "--eval",
+        nargs="+",
+        metavar="METRIC",
+        help="metrics of the data set: bbox segm proposal (COCO), mAP recall (VOC)",
+    )
+    parser.add_argument(
+        "--eval-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="arguments of the data set's evaluate(), e.g. classwise=True",
+    )
+    parser.add_argument(
+        "--options", nargs="+", action=DictAction, help="deprecated: use --eval-options"
+    )
+    parser.add_argument(
+        "--format-only",
+        action="store_true",
+        help="write the results in the data set's format (for a test server), do not evaluate",
+    )
+    parser.add_argument("--show", action="store_true", help="show each image with its results")
+    parser.add_argument("--show-dir", help="write each image with its results there")
+    parser.add_argument(
+        "--show-score-thr", type=float, default=0.3, help="lowest score drawn (default: 0.3)"
+    )
+    parser.add_argument(
+        "--fuse-conv-bn", action="store_true", help="fold every norm into its convolution: faster"
+    )
+    parser.add_argument("--gpu-ids", type=int, nargs="+", help="deprecated: use --gpu-id")
+    parser.add_argument(
+        "--gpu-id", type=int, default=0, help="GPU of a run without a launcher (default: 0)"
+    )
+    parser.add_argument(
+        "--gpu-collect", action="store_true", help="gather results over the GPUs, not by files"
+    )
+    parser.add_argument("--tmpdir", help="where ranks exchange results (default: in the work dir)")
+    add_common_options(parser)
+    args = parse(parser, argv)
+    check_args(parser, args)
+    return args
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse combinations of options that make no sense, before anything is loaded."""
+    if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
+        parser.error("nothing to do: give --eval, --out, --format-only, --show or --show-dir")
+    if args.eval and args.format_only:
+        parser.error("--eval and --format-only exclude each other")
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        parser.error("--out must end with .pkl")
+    if args.options and args.eval_options:
+        parser.error("--options is the old name of --eval-options: give one of them")
+    args.eval_options = args.eval_options or args.options or {}
+    if (args.show or args.show_dir) and args.launcher != "none":
+        parser.error("--show and --show-dir need one process: `python tools/test.py` does it")
+    if args.show and not can_show():
+        parser.error("--show needs a display, and there is none: use --show-dir DIR")
+
+
+def can_show() -> bool:
+    """Whether matplotlib, which mmdet shows images with, can open a window here."""
+    if sys.platform.startswith("linux"):
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            return False
+    interactive = matplotlib.rcsetup.interactive_bk
+    return matplotlib.get_backend().lower() in {name.lower() for name in interactive}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Test as the command line says."""
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    if not is_url(args.checkpoint) and not Path(args.checkpoint).expanduser().is_file():
+        raise UserError(missing_file_message(args.checkpoint))
+    check_files(cfg, ("test",))
+    cfg = compat_cfg(cfg)
+    distributed = prepare(cfg, args)
+    loader = build_loader(cfg, distributed)
+    model = load_model(cfg, args.checkpoint, args.fuse_conv_bn)
+    check_metrics(args.eval or (), loader.dataset, model)
+    model.CLASSES = getattr(model, "CLASSES", None) or loader.dataset.CLASSES
+
+    if distributed:
+        local_rank = int(os.environ["LOCAL_RANK"])
+        model = build_ddp(model, cfg.device, device_ids=[local_rank], broadcast_buffers=False)
+        # mmdet's default makes tensors on a GPU to agree on a folder
+        tmpdir = args.tmpdir or os.path.join(cfg.work_dir, ".dist_test")
+        results = multi_gpu_test(model, loader, tmpdir, args.gpu_collect)
+    else:
+        model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
+        results = single_gpu_test(model, loader, args.show, args.show_dir, args.show_score_thr)
+    print()  # ends the line of the progress bar
+    if get_dist_info()[0] == 0:
+        use_results(cfg, args, loader.dataset, results)
+    if distributed:
+        dist.destroy_process_group()
+
+
+def build_loader(cfg: Config, distributed: bool):
+    """The loader of ``data.test``, in order and without shuffling."""
+    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("test_dataloader", {})}
+    tests = cfg.data.test if isinstance(cfg.data.test, list) else [cfg.data.test]
+    for test in tests:
+        test.test_mode = True
+        if settings["samples_per_gpu"] > 1:
+            test.pipeline = replace_ImageToTensor(test.pipeline)
+    dataset = build_data(cfg.data.test, "test")
+    return build_dataloader(dataset, dist=distributed, shuffle=False, **settings)
+
+
+def load_model(cfg: Config, checkpoint: str, fuse: bool) -> nn.Module:
+    """The detector with the weights of a checkpoint, in eval mode."""
+    cfg.model.train_cfg = None
+    model = build_model(cfg)
+    if cfg.get("fp16"):
+        wrap_fp16_model(model)
+    meta = load_checkpoint(model, checkpoint).get("meta", {})
+    model.CLASSES = meta.get("CLASSES") if isinstance(meta, dict) else None
+    model.eval()
+    if fuse:
+        if hasattr(model.backbone, "fuse"):
+            model.backbone.fuse()
+        model = fuse_conv_bn(model)
+    return model
+
+
+def check_metrics(metrics, dataset, model: nn.Module) -> None:
+    """Refuse unknown and impossible metrics before the first image.
+
+    Raises:
+        UserError: a metric that the data set does not know or the model cannot give.
+    """
+    known = COCO_METRICS if hasattr(dataset, "coco") else ("mAP", "recall")
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(
+                f"--eval {metric}: unknown metric for {type(dataset).__name__}; "
+                f"known: {', '.join(known)}"
+            )
+        if metric == "segm" and not model.with_mask:
+            raise UserError(f"--eval segm: {type(model).__name__} predicts boxes only")
+
+
+def use_results(cfg: Config, args: argparse.Namespace, dataset, results: list) -> None:
+    """Write, format and evaluate the results of all images."""
+    timestamp = time.strftime("%Y%m%d_%H%M%S")
+    if args.out:
+        mmcv.dump(results, args.out)
+        print(f"results: {args.out}")
+    if args.format_only:
+        prefix = os.path.join(cfg.work_dir, f"results_{timestamp}")
+        options = {"jsonfile_prefix": prefix} if hasattr(dataset, "coco") else {}
+        dataset.format_results(results, **{**options, **args.eval_options})
+        print(f"formatted results: {args.eval_options.get('jsonfile_prefix', prefix)}.*")
+    if args.eval:
+        options = {k: v for k, v in cfg.get("evaluation", {}).items() if k not in HOOK_SETTINGS}
+        options.update(metric=args.eval, **args.eval_options)
+        metric = dataset.evaluate(results, **options)
+        print(dict(metric))
+        file = os.path.join(cfg.work_dir, f"eval_{timestamp}.json")
+        mmcv.dump(dict(config=args.config, checkpoint=args.checkpoint, metric=metric), file)
+        print(f"metrics: {file}")

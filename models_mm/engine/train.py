@@ -1,0 +1,143 @@
+"""Training a detector: mmdet's own loop, behind checked input."""
+
+import argparse
+import copy
+import os
+import time
+
+import torch.distributed as dist
+from mmcv import Config
+from mmcv.runner import get_dist_info
+from mmcv.utils import get_git_hash
+from mmdet import __version__ as mmdet_version
+from mmdet.apis import init_random_seed, set_random_seed, train_detector
+from mmdet.utils import collect_env, get_root_logger
+
+from models_mm.checkpoints import load_for_finetuning
+from models_mm.engine.cli import DictAction, add_common_options, parse
+from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.setup import build_data, build_model, prepare
+from models_mm.errors import UserError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of mmdet 2.28.2's train.py."""
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a detector.", allow_abbrev=False
+    )
+    parser.add_argument("config", help="config file, e.g. configs/recnext/...py")
+    parser.add_argument("--work-dir", help="where logs and checkpoints go (work_dirs/<config>)")
+    parser.add_argument("--resume-from", metavar="FILE", help="checkpoint to continue from")
+    parser.add_argument(
+        "--auto-resume", action="store_true", help="continue from the newest checkpoint, if any"
+    )
+    parser.add_argument(
+        "--no-validate", action="store_true", help="do not evaluate during training"
+    )
+    gpus = parser.add_mutually_exclusive_group()
+    gpus.add_argument("--gpus", type=int, help="deprecated: one process uses one GPU")
+    gpus.add_argument("--gpu-ids", type=int, nargs="+", help="deprecated: use --gpu-id")
+    gpus.add_argument(
+        "--gpu-id", type=int, default=0, help="GPU of a run without a launcher (default: 0)"
+    )
+    parser.add_argument("--seed", type=int, help="random seed (default: drawn, and logged)")
+    parser.add_argument(
+        "--diff-seed", action="store_true", help="add the rank to the seed, per process"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="use deterministic cuDNN kernels only"
+    )
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate to the real batch size (auto_scale_lr of the config)",
+    )
+    parser.add_argument(
+        "--options", nargs="+", action=DictAction, help="deprecated: use --cfg-options"
+    )
+    add_common_options(parser)
+    args = parse(parser, argv)
+    if args.options and args.cfg_options:
+        parser.error("--options is the old name of --cfg-options: give one of them")
+    args.cfg_options = args.cfg_options or args.options
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train as the command line says."""
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    if args.resume_from:
+        cfg.resume_from = args.resume_from
+    cfg.auto_resume = args.auto_resume
+    if args.auto_scale_lr:
+        if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
+            raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
+        cfg.auto_scale_lr.enable = True
+    check_files(cfg, ("train",) if args.no_validate else ("train", "val"))
+    distributed = prepare(cfg, args)
+
+    timestamp = time.strftime("%Y%m%d_%H%M%S")
+    logger, environment = start_log(cfg, args.config, timestamp)
+    cfg.seed = init_random_seed(args.seed, device=cfg.device)
+    if args.diff_seed:
+        cfg.seed += get_dist_info()[0]
+    set_random_seed(cfg.seed, deterministic=args.deterministic)
+    logger.info(f"Random seed {cfg.seed}, deterministic: {args.deterministic}")
+
+    datasets = [build_data(cfg.data.train, "train")]
+    if len(cfg.get("workflow", ())) == 2:
+        datasets.append(validation_with_training_pipeline(cfg))
+    model = build_model(cfg)
+    model.CLASSES = datasets[0].CLASSES
+    resuming = cfg.get("resume_from") or (
+        args.auto_resume and os.path.exists(os.path.join(cfg.work_dir, "latest.pth"))
+    )
+    if not resuming:  # a checkpoint to resume from holds everything
+        model.init_weights()
+        if cfg.get("load_from"):
+            load_for_finetuning(model, cfg.load_from, logger)
+    cfg.load_from = None
+
+    if cfg.get("checkpoint_config") is not None:
+        cfg.checkpoint_config.meta = dict(
+            mmdet_version=mmdet_version + get_git_hash()[:7], CLASSES=model.CLASSES
+        )
+    meta = dict(
+        env_info=environment,
+        config=cfg.pretty_text,
+        seed=cfg.seed,
+        exp_name=os.path.basename(args.config),
+    )
+    train_detector(
+        model,
+        datasets,
+        cfg,
+        distributed=distributed,
+        validate=not args.no_validate,
+        timestamp=timestamp,
+        meta=meta,
+    )
+    if distributed:
+        dist.destroy_process_group()
+
+
+def start_log(cfg: Config, config_path: str, timestamp: str):
+    """Open the run's log and leave the full config beside it; returns logger and environment."""
+    if get_dist_info()[0] == 0:
+        cfg.dump(os.path.join(cfg.work_dir, os.path.basename(config_path)))
+    if dist.is_initialized():
+        dist.barrier()  # rank 0 makes the folder that all write to
+    logger = get_root_logger(os.path.join(cfg.work_dir, f"{timestamp}.log"), cfg.log_level)
+    environment = "\n".join(f"{key}: {value}" for key, value in collect_env().items())
+    logger.info(f"Environment:\n{environment}\n")
+    logger.info(f"Config:\n{cfg.pretty_text}")
+    return logger, environment
+
+
+def validation_with_training_pipeline(cfg: Config):
+    """The data of a workflow that also computes validation losses."""
+    val = copy.deepcopy(cfg.data.val)
+    train = cfg.data.train
+    val.pipeline = train.get("pipeline") or train.dataset.pipeline
+    return build_data(val, "val")

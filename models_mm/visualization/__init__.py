@@ -1,0 +1,1 @@
+"""Results that people can look at: pictures of predictions, curves of training runs."""

@@ -1,0 +1,96 @@
+"""Predicted boxes and masks beside the true ones."""
+
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+import pycocotools.mask as mask_utils
+import torch
+from matplotlib import colormaps, font_manager
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+
+def draw_comparisons(dataset, results: list, out_dir: str, number: int, score_thr: float = 0.3):
+    """Write pictures with the truth on the left and the prediction on the right.
+
+    Args:
+        dataset: an mmdet ``CocoDataset`` in test mode.
+        results: one result an image, as ``tools/test.py --out`` writes them.
+        out_dir: folder of the pictures, made if need be.
+        number: how many images, spread evenly over the data set.
+        score_thr: lowest score drawn.
+
+    Returns:
+        The paths of the pictures.
+    """
+    picks = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)
+    paths = []
+    for index in np.unique(picks):
+        name = dataset.data_infos[index]["filename"]
+        image = mmcv.imread(str(Path(dataset.img_prefix or "") / name))
+        truth = draw(image, *true_objects(dataset, index), dataset)
+        predicted = draw(image, *predicted_objects(results[index], score_thr), dataset)
+        gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
+        picture = np.concatenate(
+            [titled(truth, "truth"), titled(gap, ""), titled(predicted, "prediction")], axis=1
+        )
+        path = Path(out_dir) / f"{Path(name).stem}.png"
+        mmcv.imwrite(picture, str(path))
+        paths.append(path)
+    return paths
+
+
+def true_objects(dataset, index: int):
+    """Boxes (n, 4), labels (n,) and masks (n, H, W) of an image's annotations, crowds left out."""
+    coco = dataset.coco
+    annotations = coco.load_anns(coco.get_ann_ids(img_ids=[dataset.img_ids[index]], iscrowd=False))
+    boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = np.array([dataset.cat2label[a["category_id"]] for a in annotations], int)
+    masks = [coco.annToMask(a).astype(bool) for a in annotations if a.get("segmentation")]
+    return boxes, labels, np.stack(masks) if len(masks) == len(annotations) > 0 else None
+
+
+def predicted_objects(result, score_thr: float):
+    """Boxes (n, 5), labels (n,) and masks (n, H, W) or None of one image's result."""
+    per_class, segments = result if isinstance(result, tuple) else (result, None)
+    boxes = np.concatenate(per_class).reshape(-1, 5)
+    labels = np.repeat(np.arange(len(per_class)), [len(b) for b in per_class])
+    keep = boxes[:, 4] >= score_thr
+    if segments is None or not keep.any():
+        return boxes[keep], labels[keep], None
+    flat = [segment for of_class in segments for segment in of_class]
+    chosen = [segment for segment, wanted in zip(flat, keep, strict=True) if wanted]
+    return boxes[keep], labels[keep], np.stack([_decode(segment) for segment in chosen])
+
+
+def _decode(segment) -> np.ndarray:
+    """A mask (H, W) from a result's RLE or array."""
+    return (mask_utils.decode(segment) if isinstance(segment, dict) else segment).astype(bool)
+
+
+def draw(image: np.ndarray, boxes, labels, masks, dataset) -> np.ndarray:
+    """The BGR image (H, W, 3) with boxes, class names, scores and translucent masks."""
+    picture = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)  # RGB, (3, H, W)
+    if not len(boxes):
+        return image
+    hues = colormaps["hsv"](np.linspace(0, 1, len(dataset.CLASSES), endpoint=False))
+    colors = [tuple(int(255 * c) for c in hues[label][:3]) for label in labels]
+    texts = [dataset.CLASSES[label] for label in labels]
+    if boxes.shape[1] == 5:
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, boxes[:, 4], strict=True)]
+    if masks is not None:
+        picture = draw_segmentation_masks(picture, torch.from_numpy(masks), 0.45, colors)
+    font = {"font": font_manager.findfont("DejaVu Sans"), "font_size": 10}
+    picture = draw_bounding_boxes(
+        picture, torch.from_numpy(boxes[:, :4]), texts, colors, width=2, **font
+    )
+    return picture.permute(1, 2, 0).numpy()[..., ::-1]
+
+
+def titled(image: np.ndarray, title: str) -> np.ndarray:
+    """The image below a white line with a title."""
+    bar = np.full((24, image.shape[1], 3), 255, np.uint8)
+    cv2.putText(bar, title, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([bar, image])

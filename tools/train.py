@@ -1,0 +1,8 @@
+"""Train a detector: ``python tools/train.py CONFIG [options]``; ``--help`` lists them."""
+
+import _checkout  # noqa: F401  isort: skip
+from models_mm.engine.cli import run
+from models_mm.engine.train import main
+
+if __name__ == "__main__":
+    run(main)
