@@ -6,6 +6,7 @@ NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1): the machines of the job;
 PORT: where they meet (several machines: 29500; one machine: any free port).
 """
 
+import argparse
 import logging
 import os
 import signal
@@ -19,7 +20,13 @@ from torch.distributed.run import main as torchrun
 
 def main() -> int:
     """Run the job; the exit code is that of the rank that failed first (128 + signal)."""
-    processes, command = sys.argv[1], sys.argv[2:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("processes", help="number of processes on this machine: one a GPU")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="tool and its arguments")
+    args = parser.parse_args()
+    processes, command = args.processes, args.command
     if not processes.isdigit() or int(processes) < 1:
         return error(f"GPUS must be a positive number of processes, not {processes!r}")
     gpus = torch.cuda.device_count()

@@ -98,5 +98,5 @@ lr_config = dict(
     warmup_iters=100,
     warmup_ratio=0.01,
 )
-runner = dict(max_epochs=8)
+runner = dict(max_epochs=6)
 log_config = dict(interval=20)

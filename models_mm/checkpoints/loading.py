@@ -35,6 +35,8 @@ CLASS_DEPENDENT = re.compile(
 EMA = re.compile(r"ema_.*")
 COUNTER = re.compile(r".*\.num_batches_tracked")
 SHOWN = 8
+# A detector's own file has no classifiers to leave out.
+EXACT = Family(name="detector")
 
 
 class PretrainedInit:
@@ -112,7 +114,7 @@ def load_checkpoint(
             "To start training from it, set model.backbone.init_cfg="
             f"dict(type='Pretrained', checkpoint='{filename}')"
         )
-    fill(model, entries, filename, family_of(model))
+    fill(model, entries, filename, EXACT if hasattr(model, "backbone") else family_of(model))
     print_log(f"loaded {filename}", logger)
     return checkpoint
 
@@ -143,7 +145,7 @@ def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | No
     ]
     for key in resized:
         entries[key] = own[key]
-    fill(model, entries, path, family_of(model))
+    fill(model, entries, path, EXACT)
     print_log(f"loaded {path}", logger)
     if resized:
         print_log(f"another number of classes: {', '.join(resized)} start untrained", logger, 30)
@@ -166,11 +168,12 @@ def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> di
             checkpoint = checkpoint[key]
             break
     entries = OrderedDict(checkpoint)
-    for pattern, replacement in revise_keys:
-        entries = OrderedDict((re.sub(pattern, replacement, k), v) for k, v in entries.items())
-    if not entries or not all(isinstance(value, torch.Tensor) for value in entries.values()):
+    named = all(isinstance(key, str) for key in entries)
+    if not entries or not named or not all(isinstance(v, torch.Tensor) for v in entries.values()):
         found = ", ".join(sorted(map(str, checkpoint))[:SHOWN]) or "nothing"
         raise CheckpointError(f"{path} holds no state dict of tensors; found: {found}")
+    for pattern, replacement in revise_keys:
+        entries = OrderedDict((re.sub(pattern, replacement, k), v) for k, v in entries.items())
     return entries
 
 

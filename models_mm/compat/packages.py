@@ -1,6 +1,7 @@
 """Installations that cannot work, or only by luck, explained before they fail obscurely."""
 
 import logging
+import re
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
@@ -37,10 +38,11 @@ def problems() -> list[str]:
     if not lite and not full:
         found.append("mmcv is not installed: `pip install mmcv==1.7.2`")
     for name, least in (("torch", (2, 4)), ("torchvision", (0, 19)), ("timm", (1, 0))):
-        have = installed(name) or "0.0"
-        if tuple(int(part) for part in have.split("+")[0].split(".")[:2]) < least:
-            text = ".".join(map(str, least))
-            found.append(f"{name} {have} is too old: `pip install '{name}>={text}'`")
+        have = installed(name)
+        # the first two numbers, also of 2.4rc1 and 2.4.0a0+gitf00
+        if have is None or tuple(map(int, re.findall(r"\d+", have)[:2])) < least:
+            state = f"{name} {have} is too old" if have else f"{name} is not installed"
+            found.append(f"{state}: `pip install '{name}>={'.'.join(map(str, least))}'`")
     mmdet = installed("mmdet")
     if mmdet != "2.28.2":
         state = f"mmdet {mmdet} is installed" if mmdet else "mmdet is not installed"

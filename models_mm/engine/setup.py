@@ -14,7 +14,7 @@ from mmdet.models import build_detector
 from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
-from models_mm.engine.configs import find_config
+from models_mm.engine.configs import data_paths, find_config
 from models_mm.errors import UserError
 
 
@@ -70,10 +70,13 @@ def build_data(cfg: dict, split: str, default_args: dict | None = None):
     Raises:
         UserError: it cannot be read or has no images.
     """
-    dataset = _build(f"data.{split}", lambda: build_dataset(cfg, default_args))
+    files = ", ".join(path for key, path in data_paths(cfg) if key == "ann_file")
+    dataset = _build(f"data.{split} ({files})", lambda: build_dataset(cfg, default_args))
     if len(dataset) == 0:
-        files = cfg.get("ann_file") if isinstance(cfg, dict) else None
-        raise UserError(f"data.{split} has no usable images{f' in {files}' if files else ''}")
+        raise UserError(
+            f"data.{split} has no usable images ({files}): it is empty, or none of its categories "
+            f"is among the classes of the config ({', '.join(map(str, dataset.CLASSES[:3]))}, ...)"
+        )
     return dataset
 
 
@@ -85,4 +88,4 @@ def _build(what: str, build: Callable):
         raise
     except (KeyError, TypeError, ValueError, AssertionError, FileNotFoundError) as error:
         reason = error.args[0] if error.args else type(error).__name__
-        raise UserError(f"{what} of the config cannot be built: {reason}") from error
+        raise UserError(f"{what} cannot be built: {reason}") from error

@@ -1,0 +1,76 @@
+"""What `pip install .` installs works away from the checkout; the pins agree with one another."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """A folder with the installed package, built from a clean copy of what git knows."""
+    work = tmp_path_factory.mktemp("package")
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, files):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            target = work / "source" / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--target", work / "site", work / "source"], check=True)
+    return work / "site"
+
+
+def test_the_installed_tools_train_and_test(installed, run_tool, demo_data, tmp_path):
+    """From an empty folder, by the scripts that came with the package."""
+    mim = installed / "models_mm" / ".mim"
+    data = [
+        f"data.{split}.{key}={demo_data}/{value}"
+        for split, year in (("train", "train2017"), ("val", "val2017"), ("test", "val2017"))
+        for key, value in (
+            ("ann_file", f"annotations/instances_{year}.json"),
+            ("img_prefix", year),
+        )
+    ]
+    environment = {"PYTHONPATH": str(installed)}
+    more = ["--cfg-options", *data, "runner.max_epochs=1"]
+    done = run_tool(
+        mim / "dist_train.sh", DEMO, 1, "--no-validate", *more, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    latest = tmp_path / "work_dirs" / Path(DEMO).stem / "latest.pth"
+    done = run_tool(
+        *(mim / "dist_test.sh", DEMO, latest, 1, "--eval", "bbox", *more),
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    where = "import models_mm; print(models_mm.__file__)"
+    done = run_tool(sys.executable, "-c", where, cwd=tmp_path, env=environment)
+    assert done.stdout.startswith(str(installed))
+
+
+def test_one_file_pins_what_all_others_use():
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    assert pins["mmdet"] == "2.28.2" and pins["mmcv"] == "1.7.2"
+    assert "-r requirements.txt" in (ROOT / "environment.yaml").read_text()
+    assert "-r requirements.txt" in (ROOT / "Makefile").read_text()
+    wanted = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
+    names = re.findall(r'^\s+"([A-Za-z-]+)', wanted, re.M)
+    assert len(names) > 5
+    assert {name.lower() for name in names} <= {name.lower() for name in pins}

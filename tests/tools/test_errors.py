@@ -1,0 +1,232 @@
+"""Bad input: one clear message that names the thing and the way out, and a non-zero exit."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import models_mm  # noqa: F401
+from models_mm.engine import test as testing
+from models_mm.engine import train as training
+from models_mm.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
+M3 = "configs/recnext/mask_rcnn_recnext_m3_fpn_1x_coco.py"
+
+
+def options(data: Path, *more: str) -> list[str]:
+    paths = [
+        f"data.{split}.{key}={data}/{value}"
+        for split, year in (("train", "train2017"), ("val", "val2017"), ("test", "val2017"))
+        for key, value in (
+            ("ann_file", f"annotations/instances_{year}.json"),
+            ("img_prefix", f"{year}/"),
+        )
+    ]
+    return ["--cfg-options", *paths, "runner.max_epochs=1", *more]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """An untrained checkpoint of the demo's detector."""
+    from mmcv.runner import save_checkpoint
+    from mmdet.models import build_detector
+
+    from models_mm.engine.configs import load_config
+
+    file = tmp_path_factory.mktemp("checkpoints") / "demo.pth"
+    save_checkpoint(build_detector(load_config(DEMO).model), str(file))
+    return file
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_checkpoint_of_another_model(demo_data, checkpoint):
+    with pytest.raises(UserError, match="not a checkpoint of this MaskRCNN") as error:
+        testing.main([M3, str(checkpoint), "--eval", "bbox", *options(demo_data)])
+    assert "missing: backbone.stages" in str(error.value) and str(checkpoint) in str(error.value)
+
+
+def test_truncated_checkpoint(demo_data, checkpoint, tmp_path):
+    cut = tmp_path / "cut.pth"
+    cut.write_bytes(checkpoint.read_bytes()[:100_000])
+    with pytest.raises(UserError, match=r"cut.pth cannot be read \(100,000 bytes"):
+        testing.main([DEMO, str(cut), "--eval", "bbox", *options(demo_data)])
+
+
+def test_missing_checkpoint_to_test(demo_data):
+    with pytest.raises(UserError, match="checkpoint not found: recnext_m3_coco.pth") as error:
+        testing.main([M3, "recnext_m3_coco.pth", "--eval", "bbox", *options(demo_data)])
+    assert "github.com/suous/RecNeXt" in str(error.value)
+
+
+@pytest.mark.parametrize("setting", ["load_from", "resume_from"])
+def test_missing_checkpoint_to_train_from(demo_data, setting):
+    with pytest.raises(UserError, match="checkpoint not found: nowhere.pth"):
+        training.main([DEMO, *options(demo_data, f"{setting}=nowhere.pth")])
+
+
+def test_unknown_metric(demo_data, checkpoint):
+    with pytest.raises(UserError, match=r"--eval mask: unknown metric .*bbox, segm"):
+        testing.main([DEMO, str(checkpoint), "--eval", "mask", *options(demo_data)])
+
+
+def test_masks_of_a_box_detector(coco_data, tmp_path):
+    from mmcv.runner import save_checkpoint
+    from mmdet.models import build_detector
+
+    from models_mm.engine.configs import load_config
+
+    retina = "configs/recnext/retinanet_recnext_m3_fpn_1x_coco.py"
+    file = str(tmp_path / "retina.pth")
+    save_checkpoint(build_detector(load_config(retina).model), file)
+    with pytest.raises(UserError, match="--eval segm: RetinaNet predicts boxes only"):
+        testing.main([retina, file, "--eval", "bbox", "segm", *options(coco_data)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "instances_train2017.json"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no usable images"),
+        ('{"pictures": []}', "instances_train2017.json"),
+    ],
+)
+def test_annotation_file_without_annotations(demo_data, tmp_path, content, message):
+    data = shutil.copytree(demo_data, tmp_path / "data")
+    (data / "annotations" / "instances_train2017.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        training.main([DEMO, *options(data, "data.train.filter_empty_gt=False")])
+
+
+def test_unknown_backbone_and_keyword(coco_data, demo_data):
+    unknown = ("model.backbone.type=recnext_m9", "model.backbone.init_cfg=None")
+    with pytest.raises(UserError, match="model cannot be built: .*recnext_m9 is not in the models"):
+        training.main([M3, *options(coco_data, *unknown)])
+    with pytest.raises(UserError, match="depht"):
+        training.main([DEMO, *options(demo_data, "model.backbone.depht=50")])
+
+
+def test_data_of_other_classes(demo_data):
+    with pytest.raises(UserError, match=r"none of its categories .* \(person, bicycle, car"):
+        training.main([M3, *options(demo_data, "model.backbone.init_cfg=None")])
+
+
+def test_classes_that_do_not_fit_the_heads(demo_data):
+    with pytest.raises((UserError, AssertionError), match="num_classes"):
+        training.main(
+            [DEMO, "--no-validate", *options(demo_data, "model.roi_head.bbox_head.num_classes=7")]
+        )
+
+
+def test_image_missing_on_disk(demo_data, run_tool, tmp_path):
+    """Found by a data worker in the middle of an epoch: no traceback, the file is named."""
+    data = shutil.copytree(demo_data, tmp_path / "data")
+    for image in (data / "val2017").glob("*.jpg"):
+        image.unlink()
+        break
+    more = options(data, "data.workers_per_gpu=1")
+    checkpoint = tmp_path / "demo.pth"
+    from mmcv.runner import save_checkpoint
+    from mmdet.models import build_detector
+
+    from models_mm.engine.configs import load_config
+
+    save_checkpoint(build_detector(load_config(DEMO).model), str(checkpoint))
+    done = run_tool(ROOT / "tools/test.py", DEMO, checkpoint, "--eval", "bbox", *more)
+    assert done.returncode == 1
+    assert re.search(r"^error: .*" + re.escape(str(image)), done.stderr, re.M)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([DEMO, "x.pth"], "nothing to do"),
+        ([DEMO, "x.pth", "--eval", "bbox", "--format-only"], "exclude each other"),
+        ([DEMO, "x.pth", "--out", "results.json"], "must end with .pkl"),
+        ([DEMO, "x.pth", "--show"], "there is none: use --show-dir"),
+        ([DEMO, "x.pth", "--evall", "bbox"], "unrecognized arguments: --evall"),
+    ],
+)
+def test_options_that_make_no_sense(arguments, message, capsys, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        testing.main(arguments)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("dist_train.sh", [], "usage: .*dist_train.sh CONFIG GPUS"),
+        ("dist_train.sh", [DEMO, 0], "GPUS must be a positive number of processes, not '0'"),
+        ("dist_test.sh", [DEMO, "x.pth", "two"], "not 'two'"),
+        ("dist_test.sh", [DEMO, 2], "usage: .*dist_test.sh CONFIG CHECKPOINT GPUS"),
+        ("slurm_train.sh", [], "usage: .*PARTITION JOB_NAME CONFIG WORK_DIR"),
+        ("slurm_test.sh", ["p", "j", DEMO], "usage: .*PARTITION JOB_NAME CONFIG CHECKPOINT"),
+        ("tools/dist_train.sh", [], "usage: .*dist_train.sh CONFIG GPUS"),
+    ],
+)
+def test_scripts_say_how_to_call_them(run_tool, script, arguments, message):
+    done = run_tool(ROOT / script, *arguments)
+    assert done.returncode == 2 and re.search(message, done.stderr)
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="Slurm is installed here")
+def test_slurm_scripts_without_slurm(run_tool):
+    done = run_tool(ROOT / "slurm_train.sh", "partition", "job", DEMO, "work")
+    assert done.returncode == 1 and "srun not found" in done.stderr
+
+
+def test_a_distributed_job_says_it_once_and_fails(run_tool):
+    """Both ranks find the same mistake; the user reads it once."""
+    done = run_tool(ROOT / "dist_train.sh", "configs/recnext/mask_rcnn_recnext_m3.py", 2)
+    assert done.returncode == 1
+    assert done.stderr.count("config not found: configs/recnext/mask_rcnn_recnext_m3.py") == 1
+    assert "did you mean configs/recnext/mask_rcnn_recnext_m3_fpn_1x_coco.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_pickle_is_refused_and_does_not_run(run_tool, tmp_path):
+    """Neither by testing nor by rewriting without --trust; with it the weights come out."""
+    weights = {
+        "state_dict": {"a": torch.ones(2)},
+        "meta": {"at": Runs(tmp_path / "ran"), "of": Path()},
+    }
+    torch.save(weights, tmp_path / "bad.pth")
+    script = ROOT / "tools/convert_checkpoint.py"
+    done = run_tool(script, "rewrite", tmp_path / "bad.pth", tmp_path / "good.pth")
+    assert done.returncode == 1 and "--trust" in done.stderr
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "good.pth").exists()
+
+    done = run_tool(script, "rewrite", tmp_path / "bad.pth", tmp_path / "good.pth", "--trust")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ran").exists() and "dropped meta.of (pathlib.PosixPath)" in done.stdout
+    assert torch.load(tmp_path / "good.pth", weights_only=True)["state_dict"]["a"].sum() == 2
+
+
+class Runs:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_json_log_without_records(run_tool, tmp_path):
+    log = tmp_path / "run.log.json"
+    log.write_text(json.dumps({"env_info": "x"}) + "\n")
+    done = run_tool(ROOT / "tools/plot_logs.py", log)
+    assert done.returncode == 1 and "no record yet" in done.stderr
