@@ -115,7 +115,7 @@ def load_checkpoint(
             f"dict(type='Pretrained', checkpoint='{filename}')"
         )
     fill(model, entries, filename, EXACT if hasattr(model, "backbone") else family_of(model))
-    print_log(f"loaded {filename}", logger)
+    print_log(f"loaded {filename}", logger or get_logger("mmcv"))
     return checkpoint
 
 
@@ -128,6 +128,7 @@ def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | No
     Raises:
         CheckpointError: the file cannot be read, or differs in more than the number of classes.
     """
+    logger = logger or get_logger("mmcv")
     entries = unwrap(_read(path, "cpu"), path)
     if hasattr(model, "backbone") and not is_detector(entries):
         load_pretrained(model.backbone, path)

@@ -7,6 +7,8 @@ of the installed torch. mmcv also leaves DataContainers packed when there is no 
 ``mmdet.utils.build_ddp`` refuses the CPU.
 """
 
+import warnings
+
 import mmdet.apis  # noqa: F401  (holds a copy of build_ddp that must be replaced too)
 from mmcv.parallel import MMDistributedDataParallel
 from mmdet.utils import util_distribution
@@ -67,6 +69,8 @@ def build_ddp(model, device="cuda", *args, **kwargs):
 
 
 def apply() -> None:
+    # mmdet 2.28 passes broadcast_buffers, whose successor torch < 2.13 does not know
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
     MMDistributedDataParallel.forward = forward
     MMDistributedDataParallel.train_step = train_step
     MMDistributedDataParallel.val_step = val_step
