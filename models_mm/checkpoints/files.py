@@ -1,6 +1,7 @@
 """Checkpoint files: read without running what they bring along, written whole or not at all."""
 
 import argparse
+import codecs
 import os
 import pickle
 import re
@@ -37,8 +38,9 @@ def _dtypes() -> list:
     return [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
 
 
-# The training options in the classification files of many families: a bag of attributes, no code.
-torch.serialization.add_safe_globals([argparse.Namespace, *_numpy_scalars()])
+# Plain data all of them. A Namespace of training options is in many classification files; sets and
+# encoded strings (in NumPy's numbers) are what later versions of torch allow by themselves.
+torch.serialization.add_safe_globals([argparse.Namespace, set, codecs.encode, *_numpy_scalars()])
 
 
 def is_url(path: str) -> bool:
@@ -62,6 +64,12 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = F
     path = Path(path).expanduser()
     if not path.is_file():
         raise CheckpointError(missing_file_message(str(path)))
+    if any(name.endswith("/constants.pkl") for name in _members(path)):
+        # asked first: older versions of torch would run it as a model
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, a compiled model without a state dict that could "
+            "be loaded here: take the checkpoint that it was made from"
+        )
     try:
         checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=not trust)
     except Exception as error:  # a damaged pickle can raise anything
@@ -78,11 +86,6 @@ def _explanation(path: Path, error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{path} cannot be read: {error.strerror or error}"
     members = _members(path)
-    if any(name.endswith("/constants.pkl") for name in members):
-        return (
-            f"{path} is a TorchScript archive, a compiled model without a state dict that could "
-            "be loaded here: take the checkpoint that it was made from"
-        )
     # torch's message has a preamble that recommends to switch the protection off
     reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
     blocked = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))

@@ -28,7 +28,7 @@ from models_mm.errors import CheckpointError
 
 # Predictors of mmdet's heads: one row or four per class.
 CLASS_DEPENDENT = re.compile(
-    r"(bbox_head\.(\d+\.)?(fc_cls|fc_reg|retina_cls|cls_convs_out)"
+    r"(bbox_head\.(\d+\.)?(fc_cls|fc_reg|retina_cls)"
     r"|mask_head\.(\d+\.)?conv_logits)\.(weight|bias)"
 )
 # Running copies of mmcv's EMA hook, and BatchNorm's counter, which files before 2018 lack.

@@ -5,6 +5,7 @@ before that a file could run code), skips what does not fit with a warning, and 
 in a file that keeps them under ``'model'``.
 """
 
+import functools
 import os
 from pathlib import Path
 from urllib.parse import urlparse
@@ -13,11 +14,13 @@ import mmcv.runner.checkpoint as checkpoint
 import torch
 from mmcv.cnn.utils.weight_init import INITIALIZERS
 from mmcv.runner import CheckpointLoader
+from torch.torch_version import TorchVersion
 
 from models_mm.checkpoints import PretrainedInit, load_checkpoint, read_checkpoint
 from models_mm.compat.replace import replace_everywhere
 from models_mm.errors import CheckpointError
 
+_torch_load = torch.load
 _load_checkpoint = checkpoint.load_checkpoint
 
 
@@ -53,7 +56,16 @@ def load_url(
     return read_checkpoint(file, map_location=map_location)
 
 
+@functools.wraps(torch.load)
+def load(*args, weights_only: bool | None = None, **kwargs):
+    """``torch.load`` with the default that torch 2.6 gave it."""
+    return _torch_load(*args, weights_only=weights_only is not False, **kwargs)
+
+
 def apply() -> None:
+    if TorchVersion(torch.__version__) < (2, 6):
+        # for mmcv's other loaders (s3, pavi, local aliases), which call it themselves
+        torch.load = load
     CheckpointLoader.register_scheme("", loader=load_from_local, force=True)
     checkpoint.load_url = load_url
     INITIALIZERS.register_module("Pretrained", module=PretrainedInit, force=True)

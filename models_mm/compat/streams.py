@@ -9,6 +9,8 @@ def get_stream(device: int | torch.device):
     """The background copy stream of a device, given by index or as ``torch.device``."""
     if isinstance(device, int):
         device = torch.device("cpu") if device < 0 else torch.device("cuda", device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return None  # torch < 2.5 would look the device up in an empty list
     return _get_stream(device)
 
 
