@@ -15,7 +15,8 @@ BROKEN = $(call SAY,installing failed: $$(grep -iE 'error|no space|no matching' 
 install: $(STAMP)
 
 # setuptools and OpenCV come first: mmcv's build needs the old pkg_resources, and it depends on the
-# OpenCV it finds (without one, on the build that needs a desktop's libraries).
+# OpenCV it finds (without one, on the build that needs a desktop's libraries; so may a wheel of it
+# in pip's cache, hence --no-cache-dir).
 $(STAMP): requirements.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 		|| $(call SAY,Python 3.10 or newer is needed and "$(PYTHON)" is not: make PYTHON=/path/to/python3.11 ...)
@@ -24,6 +25,7 @@ $(STAMP): requirements.txt setup.py
 	@echo "installing into $(VENV): a few minutes the first time"
 	@$(PIP) install --upgrade 'pip>=25.3' > $(LOG) 2>&1 || $(BROKEN)
 	@$(PIP) install -c requirements.txt setuptools wheel opencv-python-headless >> $(LOG) 2>&1 || $(BROKEN)
+	@$(PIP) install --no-cache-dir --no-build-isolation -c requirements.txt mmcv >> $(LOG) 2>&1 || $(BROKEN)
 	@$(PIP) install --no-build-isolation -r requirements.txt >> $(LOG) 2>&1 || $(BROKEN)
 	@$(PIP) install --no-build-isolation --no-deps -e . >> $(LOG) 2>&1 || $(BROKEN)
 	@touch $@
