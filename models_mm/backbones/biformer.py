@@ -108,9 +108,10 @@ class RoutingAttention(nn.Module):
         q = _pad(q, touched, biases[0])
         k, v = _pad(k, whole, biases[1]), _pad(v, whole, biases[2])
         out = routing_attention(q, k, v, self.heads, GRID, self.topk, self.scale)
-        # The kernel reaches two pixels into the padding.
-        lepe = self.lepe(channels_first(v[:, : height + 2, : width + 2]))
-        lepe = channels_last(lepe)[:, :height, :width]
+        # The kernel reaches two pixels into the padding. A copy, for the convolution would keep a
+        # view of v, and with it queries and keys.
+        v = v[:, : height + 2, : width + 2].contiguous()
+        lepe = channels_last(self.lepe(channels_first(v)))[:, :height, :width]
         return self.wo(out[:, :height, :width] + lepe)
 
 
