@@ -8,7 +8,7 @@ from mmcv.parallel import MMDataParallel
 from mmdet.core import build_optimizer
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import load_config
+from models_mm.engine.configs import ROOT, load_config
 
 from .test_configs import batch_of, small
 
@@ -101,3 +101,16 @@ def test_a_training_step_under_bfloat16(detector, variant, coco_data):
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
     optimizer.step()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in mixed precision")
+def test_the_mixed_precision_of_a_gpu_is_left_out_on_a_cpu(run_tool, coco_data, tmp_path):
+    done = run_tool(
+        *(ROOT / "tools/train.py", path_of("retinanet", "s"), "--work-dir", tmp_path),
+        *("--no-validate", "--cfg-options", "model.backbone.init_cfg=None"),
+        *("runner.max_epochs=1", "data.train.pipeline.2.img_scale=(64,48)"),
+        *("data.samples_per_gpu=8", "data.workers_per_gpu=0", "log_config.interval=1"),
+        MMDET_DATASETS=f"{coco_data}/",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "epoch_1.pth").is_file()
