@@ -30,7 +30,7 @@ import torch
 from mmdet.core import BitmapMasks
 from mmdet.models import BACKBONES, build_backbone, build_detector
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models_mm.engine.cli import run
 from models_mm.engine.configs import load_config
@@ -39,6 +39,17 @@ from models_mm.errors import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODES = ("infer", "train")
 TOOLS = Path(__file__).resolve().parent
+
+
+def attention_flops(q, k, v, *_, **__) -> int:
+    """Operations of a fused attention, from the shapes of its operands."""
+    return sdpa_flop_count(q, k, v)
+
+
+# PyTorch counts the fused attention of GPUs only.
+FUSED_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+}
 
 
 class Candidate:
@@ -135,7 +146,10 @@ class Candidate:
     def flops(self) -> float:
         """Multiply-adds of one image, in billions; a detector with 1000 proposals."""
         forward = self.model.forward_dummy if self.is_detector else self.model
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with (
+            torch.no_grad(),
+            FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter,
+        ):
             forward(self.image[:1])
         return counter.get_total_flops() / 2e9
 

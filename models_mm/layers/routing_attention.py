@@ -105,7 +105,9 @@ def select_windows(q: Tensor, k: Tensor, topk: int, scale: float) -> Tensor:
 class _GatheredAttention(torch.autograd.Function):
     """Attention of row r of q to rows ``index[r]`` of k and v, gathered a chunk at a time.
 
-    q (R', h, M, d), k and v (R, h, M, d), index (R', topk) -> (R', h, M, d).
+    q (R', h, M, d), k and v (R, h, M, d), index (R', topk) -> (R', h, M, d). The backward pass adds
+    up what a key received from all queries; on a GPU the order of that sum is repeatable only under
+    ``torch.use_deterministic_algorithms``.
     """
 
     @staticmethod
