@@ -6,8 +6,8 @@ whose mean key matches its mean query best, and its pixels attend to all pixels 
 
 Query windows are taken a few at a time: their keys and values are gathered into a buffer that the
 cache holds, used, and forgotten; the backward pass gathers them again. Against gathering everything
-at once this is several times faster on a CPU, where the gathered copy does not fit any cache, and
-what training keeps is q, k, v, the output and the indices, whatever ``topk`` is.
+at once this takes half the time on a CPU where ``topk`` is large, for the gathered copy fits no
+cache, and what training keeps is q, k, v, the output and the indices, whatever ``topk`` is.
 
 Shape legend: N batch, C channels, H, W map, P = grid * grid windows, M pixels of a window,
 h heads, d head width (C = h * d), L = topk * M keys of a query; R rows = windows of all images,
@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Bytes of gathered keys and values at a time. CPU, per thread: a core's second-level cache; four
-# times more or less costs a tenth. Elsewhere: enough to fill the device with one launch.
+# Bytes of gathered keys and values at a time. CPU, per thread: about a core's second-level cache;
+# four times less costs a tenth, four times more up to a third. Elsewhere, a guess: enough to fill
+# the device with one launch.
 CPU_CHUNK = 2 * 2**20
 DEVICE_CHUNK = 128 * 2**20
 
