@@ -2,23 +2,27 @@
 
     python tools/benchmark.py recnext_m3 recnext_m3:fused --shape 512 512
     python tools/benchmark.py configs/recnext/mask_rcnn_recnext_m3_fpn_1x_coco.py --shape 800 1344
+    python tools/benchmark.py biformer_s:direct biformer_s --batch 2 --mode infer train
 
 A target is a config (the whole detector) or the registered name of a backbone; ``:fused`` folds its
-norms for inference. Candidates are timed in turn, round after round, so that whatever else the
-machine does meets all of them alike; the ratio is the median over rounds of (time of the first /
-time of this one): above 1 is faster.
+norms for inference, ``:direct`` is its equations as they stand, where tools/direct/ has them.
+Candidates are timed in turn, round after round, so that whatever else the machine does meets all of
+them alike; the ratio is the median over rounds of (time of the first / time of this one): above 1
+is faster.
 Weights and inputs are random. FLOPs are multiply-adds, as detection papers count them, by
 torch.utils.flop_counter. Peak memory is what a fresh process needs beyond the model: allocated
 memory on a GPU, resident memory on the CPU.
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import models_mm  # noqa: F401  isort: skip  (before mmdet, which does not import without it)
@@ -26,7 +30,7 @@ import torch
 from mmdet.core import BitmapMasks
 from mmdet.models import BACKBONES, build_backbone, build_detector
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models_mm.engine.cli import run
 from models_mm.engine.configs import load_config
@@ -34,13 +38,25 @@ from models_mm.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODES = ("infer", "train")
+TOOLS = Path(__file__).resolve().parent
+
+
+def attention_flops(q, k, v, *_, **__) -> int:
+    """Operations of a fused attention, from the shapes of its operands."""
+    return sdpa_flop_count(q, k, v)
+
+
+# PyTorch counts the fused attention of GPUs only.
+FUSED_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+}
 
 
 class Candidate:
     """A model ready to be measured: ``infer`` and ``train`` are calls without arguments.
 
     Args:
-        target: ``name[:fused]`` as on the command line.
+        target: ``name[:fused]`` or ``backbone:direct`` as on the command line.
         args: the command line's settings.
 
     Raises:
@@ -51,11 +67,12 @@ class Candidate:
         torch.manual_seed(0)
         self.name = target
         name, *variants = target.split(":")
-        if variants not in ([], ["fused"]):
-            raise UserError(f"{target}: the only variant of a target is :fused")
-        self.args, self.fused = args, bool(variants)
+        if variants not in ([], ["fused"], ["direct"]):
+            raise UserError(f"{target}: the variants of a target are :fused and :direct")
+        self.args, self.fused = args, variants == ["fused"]
         self.is_detector = name.endswith(".py")
-        self.model = self._build(name).to(args.device)
+        build = self._build_direct if variants == ["direct"] else self._build
+        self.model = build(name).to(args.device)
         if self.fused:
             self.model.eval()
             (self.model.backbone if self.is_detector else self.model).fuse()
@@ -71,6 +88,13 @@ class Candidate:
         if BACKBONES.get(name) is None:
             raise UserError(f"{name}: neither a config (.py) nor the name of a backbone")
         return build_backbone(dict(type=name))
+
+    @staticmethod
+    def _build_direct(name: str) -> nn.Module:
+        family = name.partition("_")[0]
+        if BACKBONES.get(name) is None or not (TOOLS / "direct" / f"{family}.py").is_file():
+            raise UserError(f"{name}:direct: tools/direct/ knows no backbone of that name")
+        return importlib.import_module(f"direct.{family}").build(name)
 
     def _autocast(self):
         dtype = DTYPES[self.args.dtype]
@@ -122,7 +146,10 @@ class Candidate:
     def flops(self) -> float:
         """Multiply-adds of one image, in billions; a detector with 1000 proposals."""
         forward = self.model.forward_dummy if self.is_detector else self.model
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with (
+            torch.no_grad(),
+            FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter,
+        ):
             forward(self.image[:1])
         return counter.get_total_flops() / 2e9
 
@@ -184,7 +211,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("targets", nargs="+", help="configs or backbones, [:fused]")
+    parser.add_argument("targets", nargs="+", help="configs or backbones, [:fused|:direct]")
     parser.add_argument("--shape", type=int, nargs=2, default=(512, 512), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--mode", choices=MODES, nargs="+", default=["infer"])

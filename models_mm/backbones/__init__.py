@@ -1,6 +1,7 @@
 """Backbones, registered in MMDetection's ``BACKBONES`` on import."""
 
 from .base import Backbone
+from .biformer import BiFormer, biformer_b, biformer_s
 from .recnext import (
     RecNeXt,
     recnext_a3,
@@ -13,7 +14,10 @@ from .recnext import (
 
 __all__ = [
     "Backbone",
+    "BiFormer",
     "RecNeXt",
+    "biformer_b",
+    "biformer_s",
     "recnext_a3",
     "recnext_a4",
     "recnext_a5",

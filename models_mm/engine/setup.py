@@ -30,6 +30,8 @@ def prepare(cfg: Config, args: argparse.Namespace) -> bool:
         cfg.work_dir = os.path.join("work_dirs", find_config(args.config).stem)
     cfg.gpu_ids = [args.gpu_ids[0] if args.gpu_ids else args.gpu_id]
     cfg.device = get_device()
+    if cfg.device == "cpu" and cfg.get("fp16"):
+        cfg.fp16 = None  # mmcv's is for GPUs: on a CPU it would halve the images and nothing else
     # the data workers are the parallelism; set so that mmdet has nothing to warn of
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")

@@ -1,0 +1,186 @@
+"""Bi-level routing attention that never holds what it gathers.
+
+The map is cut into ``grid`` x ``grid`` windows. Each window of queries keeps the ``topk`` windows
+whose mean key matches its mean query best, and its pixels attend to all pixels of those (arXiv
+2303.08810, section 3.2).
+
+Query windows are taken a few at a time: their keys and values are gathered into a buffer that the
+cache holds, used, and forgotten; the backward pass gathers them again. Against gathering everything
+at once this takes half the time on a CPU where ``topk`` is large, for the gathered copy fits no
+cache, and what training keeps is q, k, v, the output and the indices, whatever ``topk`` is.
+
+Shape legend: N batch, C channels, H, W map, P = grid * grid windows, M pixels of a window,
+h heads, d head width (C = h * d), L = topk * M keys of a query; R rows = windows of all images,
+r rows of one chunk.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Bytes of gathered keys and values at a time. CPU, per thread: about a core's second-level cache;
+# four times less costs a tenth, four times more up to a third. Elsewhere, a guess: enough to fill
+# the device with one launch.
+CPU_CHUNK = 2 * 2**20
+DEVICE_CHUNK = 128 * 2**20
+
+
+def routing_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, grid: int, topk: int, scale: float
+) -> Tensor:
+    """Attention of each pixel to the pixels of the ``topk`` windows its own window is routed to.
+
+    Routing is a choice, not a function: no gradient flows through it. It is made in float32 at
+    least, and among exactly tied windows arbitrarily.
+
+    Args:
+        q: queries (N, H', W', C); a map of whole windows, either all of them or only the upper
+            left ones (H' <= H, W' <= W), where nobody asks for the others.
+        k: keys (N, H, W, C), channel c in head c // (C / heads); H and W are multiples of ``grid``.
+        v: values, as the keys.
+        heads: number of heads.
+        grid: windows per side.
+        topk: windows that each window attends to.
+        scale: factor on the products of queries and keys, in the routing as in the attention.
+
+    Returns:
+        (N, H', W', C).
+
+    Raises:
+        ValueError: the maps are not of whole windows, or ``topk`` exceeds their number.
+    """
+    height, width = k.shape[1:3]
+    if height % grid or width % grid or not 0 < topk <= grid * grid:
+        raise ValueError(f"no {grid}x{grid} windows, {topk} at a time, in a map {height}x{width}")
+    size = height // grid, width // grid
+    if q.shape[1] % size[0] or q.shape[2] % size[1]:
+        raise ValueError(f"queries {q.shape[1]}x{q.shape[2]} do not end with a window {size}")
+    q_win, k_win, v_win = (to_windows(x, size, heads) for x in (q, k, v))  # (N, P, h, M, d)
+    index = select_windows(q_win, k_win, topk, scale)
+    out = _GatheredAttention.apply(
+        q_win.flatten(0, 1), k_win.flatten(0, 1), v_win.flatten(0, 1), index.flatten(0, 1), scale
+    )
+    return from_windows(out, size, q.shape)
+
+
+def to_windows(x: Tensor, size: tuple[int, int], heads: int) -> Tensor:
+    """(N, H, W, C) -> (N, P, h, M, d), windows and pixels row by row."""
+    n, height, width, _ = x.shape
+    x = x.reshape(n, height // size[0], size[0], width // size[1], size[1], heads, -1)
+    x = x.permute(0, 1, 3, 5, 2, 4, 6)  # (N, rows, columns, h, of a row, of a column, d)
+    return x.reshape(n, -1, heads, size[0] * size[1], x.shape[-1])
+
+
+def from_windows(x: Tensor, size: tuple[int, int], shape: torch.Size) -> Tensor:
+    """(N * P, h, M, d) -> (N, H, W, C), the inverse of :func:`to_windows`."""
+    n, height, width, channels = shape
+    x = x.view(n, height // size[0], width // size[1], x.shape[1], *size, x.shape[-1])
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(n, height, width, channels)
+
+
+@torch.no_grad()
+def select_windows(q: Tensor, k: Tensor, topk: int, scale: float) -> Tensor:
+    """Routing: the ``topk`` key windows of each query window, as rows of all images' windows.
+
+    Args:
+        q: queries (N, P', h, M, d).
+        k: keys (N, P, h, M, d).
+        topk: windows to choose.
+        scale: factor on the products.
+
+    Returns:
+        int64 (N, P', topk), window p of image n as n * P + p.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        q, k = (x.mean(3, dtype=dtype).flatten(2) for x in (q, k))  # (N, P, C)
+        logits = (scale * q) @ k.transpose(1, 2)  # (N, P', P)
+        index = logits.topk(topk, sorted=False).indices
+    first = torch.arange(len(k), device=k.device) * k.shape[1]
+    return index + first.view(-1, 1, 1)
+
+
+class _GatheredAttention(torch.autograd.Function):
+    """Attention of row r of q to rows ``index[r]`` of k and v, gathered a chunk at a time.
+
+    q (R', h, M, d), k and v (R, h, M, d), index (R', topk) -> (R', h, M, d). The backward pass adds
+    up what a key received from all queries; on a GPU the order of that sum is repeatable only under
+    ``torch.use_deterministic_algorithms``.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, index, scale):
+        q, k, v = (x.contiguous() for x in (q, k, v))
+        out = torch.empty_like(q)
+        with torch.autocast(q.device.type, enabled=False):  # in the dtype of q, as the backward
+            for rows, _, keys, values in _chunks(k, v, index):
+                out[rows] = F.scaled_dot_product_attention(q[rows], keys, values, scale=scale)
+        ctx.save_for_backward(q, k, v, index, out)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, index, out = ctx.saved_tensors
+        gradients = _gradients if q.element_size() > 2 else _gradients_in_half
+        grad_q = torch.empty_like(q)
+        # Popular windows add up hundreds of terms: in half precision they would stop growing.
+        dtype = torch.promote_types(k.dtype, torch.float32)
+        # one row for each head of each window, as the gather has them: (R h, M d)
+        grad_k = torch.zeros_like(k, dtype=dtype).flatten(0, 1).flatten(1)
+        grad_v = torch.zeros_like(grad_k)
+        with torch.autocast(q.device.type, enabled=False):
+            for rows, index_of_head, keys, values in _chunks(k, v, index):
+                grad_q[rows], *terms = gradients(
+                    q[rows], keys, values, out[rows], grad_out[rows], ctx.scale
+                )
+                for total, term in zip((grad_k, grad_v), terms, strict=True):
+                    total.index_add_(0, index_of_head, term.reshape(-1, total.shape[1]).to(dtype))
+        grad_k, grad_v = (x.view(k.shape).to(k.dtype) for x in (grad_k, grad_v))
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _gradients(q, k, v, out, grad_out, scale) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of one chunk's q (r, h, M, d), k and v (r, h, L, d), by hand.
+
+    On a CPU a third faster than differentiating a second forward pass.
+    """
+    shapes = q.shape, k.shape, v.shape
+    q, k, v, out, grad_out = (x.flatten(0, 1) for x in (q, k, v, out, grad_out))
+    weights = torch.bmm(q, k.transpose(1, 2)).mul_(scale).softmax(-1)  # (r h, M, L)
+    grad_v = torch.bmm(weights.transpose(1, 2), grad_out)
+    mean = (grad_out * out).sum(-1, keepdim=True)
+    grad = torch.bmm(grad_out, v.transpose(1, 2)).sub_(mean).mul_(weights).mul_(scale)
+    grads = torch.bmm(grad, k), torch.bmm(grad.transpose(1, 2), q), grad_v
+    return tuple(grad.view(shape) for grad, shape in zip(grads, shapes, strict=True))
+
+
+def _gradients_in_half(q, k, v, out, grad_out, scale) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by the fused kernel, which does not round the products of q and k to 16 bits."""
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+        out = F.scaled_dot_product_attention(*inputs, scale=scale)
+    return torch.autograd.grad(out, inputs, grad_out)
+
+
+def _chunks(k: Tensor, v: Tensor, index: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Rows of a chunk, its index of each head's window (r * h * topk), keys and values (r, h, L, d)
+
+    A head's window is one contiguous row of k, so that gathering needs no permutation.
+    """
+    heads, pixels, width = k.shape[1:]
+    topk = index.shape[1]
+    budget = CPU_CHUNK * torch.get_num_threads() if k.device.type == "cpu" else DEVICE_CHUNK
+    step = max(1, budget // (2 * topk * k[0].numel() * k.element_size()))
+    head = torch.arange(heads, device=k.device).view(-1, 1)
+    k, v = (x.flatten(0, 1).flatten(1) for x in (k, v))  # (R h, M d)
+    for start in range(0, len(index), step):
+        rows = slice(start, min(start + step, len(index)))
+        index_of_head = (index[rows].unsqueeze(1) * heads + head).flatten()  # (r h topk)
+        shape = (-1, heads, topk * pixels, width)
+        keys, values = (x.index_select(0, index_of_head).view(shape) for x in (k, v))
+        yield rows, index_of_head, keys, values
