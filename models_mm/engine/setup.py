@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 
 import mmcv
@@ -31,7 +32,9 @@ def prepare(cfg: Config, args: argparse.Namespace) -> bool:
     cfg.gpu_ids = [args.gpu_ids[0] if args.gpu_ids else args.gpu_id]
     cfg.device = get_device()
     if cfg.device == "cpu" and cfg.get("fp16"):
-        cfg.fp16 = None  # mmcv's is for GPUs: on a CPU it would halve the images and nothing else
+        # mmcv's mixed precision is for GPUs: here it would halve the images and nothing else
+        warnings.warn("fp16 of the config needs a GPU: float32 on this CPU", stacklevel=2)
+        cfg.fp16 = None
     # the data workers are the parallelism; set so that mmdet has nothing to warn of
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")
