@@ -1,6 +1,7 @@
 """Backbones, registered in MMDetection's ``BACKBONES`` on import."""
 
 from .base import Backbone
+from .dfvt import DFvT, dfvt_b, dfvt_s, dfvt_t
 from .recnext import (
     RecNeXt,
     recnext_a3,
@@ -13,7 +14,11 @@ from .recnext import (
 
 __all__ = [
     "Backbone",
+    "DFvT",
     "RecNeXt",
+    "dfvt_b",
+    "dfvt_s",
+    "dfvt_t",
     "recnext_a3",
     "recnext_a4",
     "recnext_a5",
