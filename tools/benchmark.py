@@ -1,24 +1,28 @@
 """Measure backbones and detectors side by side in one run: time, peak memory, FLOPs, parameters.
 
     python tools/benchmark.py recnext_m3 recnext_m3:fused --shape 512 512
+    python tools/benchmark.py dfvt_t:direct dfvt_t --mode infer train
     python tools/benchmark.py configs/recnext/mask_rcnn_recnext_m3_fpn_1x_coco.py --shape 800 1344
 
 A target is a config (the whole detector) or the registered name of a backbone; ``:fused`` folds its
-norms for inference. Candidates are timed in turn, round after round, so that whatever else the
-machine does meets all of them alike; the ratio is the median over rounds of (time of the first /
-time of this one): above 1 is faster.
+norms for inference, ``:direct`` is its plain formulation in ``tools/direct/<family>.py``.
+Candidates are timed in turn, round after round, so that whatever else the machine does meets all of
+them alike; the ratio is the median over rounds of (time of the first / time of this one): above 1
+is faster.
 Weights and inputs are random. FLOPs are multiply-adds, as detection papers count them, by
 torch.utils.flop_counter. Peak memory is what a fresh process needs beyond the model: allocated
 memory on a GPU, resident memory on the CPU.
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import models_mm  # noqa: F401  isort: skip  (before mmdet, which does not import without it)
@@ -40,7 +44,7 @@ class Candidate:
     """A model ready to be measured: ``infer`` and ``train`` are calls without arguments.
 
     Args:
-        target: ``name[:fused]`` as on the command line.
+        target: ``name[:fused|:direct]`` as on the command line.
         args: the command line's settings.
 
     Raises:
@@ -51,11 +55,12 @@ class Candidate:
         torch.manual_seed(0)
         self.name = target
         name, *variants = target.split(":")
-        if variants not in ([], ["fused"]):
-            raise UserError(f"{target}: the only variant of a target is :fused")
-        self.args, self.fused = args, bool(variants)
+        if variants not in ([], ["fused"], ["direct"]):
+            raise UserError(f"{target}: the variants of a target are :fused and :direct")
+        self.args, self.fused = args, variants == ["fused"]
         self.is_detector = name.endswith(".py")
-        self.model = self._build(name).to(args.device)
+        build = self._build_direct if variants == ["direct"] else self._build
+        self.model = build(name).to(args.device)
         if self.fused:
             self.model.eval()
             (self.model.backbone if self.is_detector else self.model).fuse()
@@ -71,6 +76,13 @@ class Candidate:
         if BACKBONES.get(name) is None:
             raise UserError(f"{name}: neither a config (.py) nor the name of a backbone")
         return build_backbone(dict(type=name))
+
+    @staticmethod
+    def _build_direct(name: str) -> nn.Module:
+        family = name.partition("_")[0]
+        if not (Path(__file__).parent / "direct" / f"{family}.py").is_file():
+            raise UserError(f"{name}: there is no tools/direct/{family}.py")
+        return importlib.import_module(f"direct.{family}").build(name)
 
     def _autocast(self):
         dtype = DTYPES[self.args.dtype]
@@ -184,7 +196,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("targets", nargs="+", help="configs or backbones, [:fused]")
+    parser.add_argument("targets", nargs="+", help="configs or backbones, [:fused|:direct]")
     parser.add_argument("--shape", type=int, nargs=2, default=(512, 512), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--mode", choices=MODES, nargs="+", default=["infer"])
