@@ -4,14 +4,14 @@ import re
 
 from torch import nn
 
-from models_mm.checkpoints import recnext
+from models_mm.checkpoints import dfvt, recnext
 from models_mm.checkpoints.family import Family
 
 # mmdet's own backbones: torchvision's and timm's files end in a classifier of one of these names
 OTHER = Family(name="other", dropped=(r"(fc|classifier|head)\..*",))
 
 
-FAMILIES = (recnext.FAMILY,)
+FAMILIES = (recnext.FAMILY, dfvt.FAMILY)
 
 
 def family_of(backbone: nn.Module) -> Family:
