@@ -264,7 +264,7 @@ class DFvT(Backbone):
     Args:
         arch: variant, one of ``VARIANTS``, or the fields of a :class:`Variant` of your own.
         out_indices: stages whose outputs are returned, strictly increasing. The norms of other
-            stages' outputs do not exist.
+            stages' outputs do not exist, their 1x1 convolutions do without gradients.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages, whole.
         frozen_backbone: freeze everything but the norms and convolutions that make the outputs.
         norm_eval: keep every batch norm in eval mode during training.
@@ -318,6 +318,8 @@ class DFvT(Backbone):
         self.conv1x1layers = nn.ModuleList(pointwise(2 * c, c) for c in channels[:3])
         for i in self.out_indices:
             self.add_module(f"norm{i}", nn.LayerNorm(channels[i]))
+        for i in {0, 1, 2} - set(self.out_indices):
+            self.conv1x1layers[i].requires_grad_(False)  # never called: DDP would wait for it
         self.apply(initialise)
         self.freeze()
 

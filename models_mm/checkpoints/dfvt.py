@@ -66,7 +66,8 @@ def resized_table(table: Tensor, own: Tensor) -> Tensor:
 FAMILY = Family(
     name="dfvt",
     backbones=("DFvT",),
-    dropped=(r"(norm|head)\.(weight|bias)", r"layers\.[01]\.blocks\.1\.attn_mask"),
+    # norm0 to norm3: of outputs that the model is not asked for
+    dropped=(r"(norm[0-3]?|head)\.(weight|bias)", r"layers\.[01]\.blocks\.1\.attn_mask"),
     missing=(OUTPUTS.pattern, INDEX.pattern),
     files=r"DFvT_(T_7295|S_7829|B_8198|(tiny|small|base)_(coco_pretrained|for_coco))\.pth",
     source="https://github.com/ginobilinie/DFvT",

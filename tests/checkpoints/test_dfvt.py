@@ -96,6 +96,16 @@ def test_detection_file(backbone, save, layout, prefix):
     assert_state(backbone, entries)
 
 
+def test_detection_file_for_fewer_outputs(save):
+    backbone, entries = (
+        build_backbone(dict(type="dfvt_t", out_indices=(1, 2))),
+        detection_entries("dfvt_t"),
+    )
+    load(backbone, save({"model": entries}))
+    unused = ("norm0.", "norm3.")
+    assert_state(backbone, {k: v for k, v in entries.items() if not k.startswith(unused)})
+
+
 @pytest.mark.parametrize("kind", ["classification", "detection"])
 @pytest.mark.parametrize(
     "key",
