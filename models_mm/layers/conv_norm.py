@@ -57,8 +57,7 @@ class _NormSiLU(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, bias, mean, inverse_std = ctx.saved_tensors
         y = F.batch_norm(x, mean, inverse_std.pow(-2), weight, bias, training=False, eps=0.0)
-        grad = torch.ops.aten.silu_backward(grad, y)
-        del y
+        grad = torch.ops.aten.silu_backward(grad, y, grad_input=y)  # in the memory of y
         grads = torch.ops.aten.native_batch_norm_backward(
             grad,
             x,
