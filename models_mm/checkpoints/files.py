@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,17 @@ def _dtypes() -> list:
     return [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
 
 
+class _YacsSettings:
+    """What the settings in the files of Swin's descent (yacs) are read as: a plain dictionary."""
+
+    def __new__(cls, *args):
+        return OrderedDict(*args)
+
+
+_YacsSettings.__module__, _YacsSettings.__qualname__ = "yacs.config", "CfgNode"
+
 # The training options in the classification files of many families: a bag of attributes, no code.
-torch.serialization.add_safe_globals([argparse.Namespace, *_numpy_scalars()])
+torch.serialization.add_safe_globals([argparse.Namespace, _YacsSettings, *_numpy_scalars()])
 
 
 def is_url(path: str) -> bool:

@@ -2,6 +2,9 @@
 
 import models_mm  # isort: skip  # noqa: F401  (before mmdet, which does not import without it)
 
+import sys
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -83,6 +86,27 @@ def test_classification_file(name, save):
     backbone, entries = build_backbone(dict(type=name)), classification_entries(name)
     before = load(backbone, save({"model": entries, "max_accuracy": 78.29, "epoch": 299}))
     assert_state(backbone, {key: entries.get(key, value) for key, value in before.items()})
+
+
+class CfgNode(dict):
+    """A node of yacs, as it pickles itself."""
+
+    def __init__(self, items):
+        super().__init__(items)
+        self.__dict__["__immutable__"] = True
+
+
+def test_settings_of_the_authors_training(save, monkeypatch):
+    """A classification file's ``config`` is an object of a package that need not be installed."""
+    with monkeypatch.context() as patch:
+        module = types.ModuleType("yacs.config")
+        module.CfgNode = CfgNode
+        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+        patch.setitem(sys.modules, "yacs.config", module)
+        patch.setattr(CfgNode, "__module__", "yacs.config")
+        config = CfgNode({"AMP": "O1", "MODEL": CfgNode({"DEPTHS": [1, 1, 2, 1]})})
+        path = save({"model": {"weight": torch.ones(2)}, "config": config})
+    assert read_checkpoint(path)["config"] == {"AMP": "O1", "MODEL": {"DEPTHS": [1, 1, 2, 1]}}
 
 
 @pytest.mark.parametrize("layout", ["state_dict", "model", "bare"])
