@@ -22,7 +22,7 @@ from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models_mm.layers.conv_norm import conv_norm, conv_norm_silu
+from models_mm.layers.conv_norm import conv_norm, conv_norm_silu, pointwise
 from models_mm.layers.window_attention import WindowAttention
 
 from .base import Backbone, checkpointed, drop_path_rates, fold_norm
@@ -35,8 +35,8 @@ def depthwise(channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
 
 
-def pointwise(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """1x1 convolution."""
+def dense(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """1x1 convolution of all channels."""
     return nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
@@ -114,10 +114,10 @@ class ConvPath(nn.Module):
     def __init__(self, channels: int, stride: int):
         super().__init__()
         self.conv1x1_1 = ConvNormSiLUs(
-            pointwise(channels, channels), depthwise(channels), depthwise(channels)
+            dense(channels, channels), depthwise(channels), depthwise(channels)
         )
         self.conv1 = ConvNormSiLUs(depthwise(channels, stride))
-        self.conv1x1_2 = ConvNormSiLUs(pointwise(channels, channels))
+        self.conv1x1_2 = ConvNormSiLUs(dense(channels, channels))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         skip = self.conv1x1_1(x)
@@ -313,9 +313,9 @@ class DFvT(Backbone):
         )
         self.convlayers = nn.ModuleList(ConvPath(channels[i], 1 if i == 3 else 2) for i in range(4))
         self.multiresolution_conv = nn.ModuleList(
-            ConvNorms(depthwise(4 * c), pointwise(4 * c, c)) for c in channels[:3]
+            ConvNorms(depthwise(4 * c), dense(4 * c, c)) for c in channels[:3]
         )
-        self.conv1x1layers = nn.ModuleList(pointwise(2 * c, c) for c in channels[:3])
+        self.conv1x1layers = nn.ModuleList(dense(2 * c, c) for c in channels[:3])
         for i in self.out_indices:
             self.add_module(f"norm{i}", nn.LayerNorm(channels[i]))
         for i in {0, 1, 2} - set(self.out_indices):
@@ -372,8 +372,8 @@ class DFvT(Backbone):
         enlarging: a quarter of the work.
         """
         of_x, of_skip = self.conv1x1layers[i].weight.chunk(2, dim=1)
-        enlarged = F.interpolate(F.conv2d(x, of_x), scale_factor=2, mode="nearest")
-        return F.conv2d(skip, of_skip).add_(enlarged[:, :, : skip.shape[2], : skip.shape[3]])
+        enlarged = F.interpolate(pointwise(x, of_x), scale_factor=2, mode="nearest")
+        return pointwise(skip, of_skip).add_(enlarged[:, :, : skip.shape[2], : skip.shape[3]])
 
 
 def initialise(module: nn.Module) -> None:

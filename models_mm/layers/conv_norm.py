@@ -11,16 +11,30 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution; of a channels-last map, the matrix product that its memory is ready for."""
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What ``conv`` does, with other weights."""
+    if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
+        return pointwise(x, weight, bias)
+    return conv._conv_forward(x, weight, bias)
+
+
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """``norm(conv(x))``; ``norm`` is a batch norm, or an identity once it is folded for good."""
     if not isinstance(norm, _BatchNorm) or norm.training:
-        return norm(conv(x))
+        return norm(convolve(conv, x, conv.weight, conv.bias))
     # The map passes through memory once: the norm's factor goes to the weights.
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
         shift = shift + conv.bias * scale
-    return conv._conv_forward(x, conv.weight * scale.view(-1, 1, 1, 1), shift)
+    return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), shift)
 
 
 def conv_norm_silu(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
@@ -31,7 +45,7 @@ def conv_norm_silu(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return _NormSiLU.apply(
-        conv(x),
+        convolve(conv, x, conv.weight, conv.bias),
         norm.weight,
         norm.bias,
         norm.running_mean,
