@@ -2,6 +2,7 @@
 
 from .base import Backbone
 from .biformer import BiFormer, biformer_b, biformer_s
+from .dfvt import DFvT, dfvt_b, dfvt_s, dfvt_t
 from .recnext import (
     RecNeXt,
     recnext_a3,
@@ -15,9 +16,13 @@ from .recnext import (
 __all__ = [
     "Backbone",
     "BiFormer",
+    "DFvT",
     "RecNeXt",
     "biformer_b",
     "biformer_s",
+    "dfvt_b",
+    "dfvt_s",
+    "dfvt_t",
     "recnext_a3",
     "recnext_a4",
     "recnext_a5",

@@ -146,11 +146,11 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
-def checkpointed(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """``block(x)`` with activations recomputed in the backward pass instead of stored."""
+def checkpointed(block: nn.Module, *inputs: torch.Tensor):
+    """``block(*inputs)`` with activations recomputed in the backward pass instead of stored."""
     return checkpoint(
         block,
-        x,
+        *inputs,
         use_reentrant=False,
         context_fn=lambda: (nullcontext(), _statistics_kept(block)),
     )

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,20 @@ def _dtypes() -> list:
     return [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
 
 
+class _YacsSettings:
+    """What the settings in the files of Swin's descent (yacs) are read as: a plain dictionary."""
+
+    def __new__(cls, *args):
+        return OrderedDict(*args)
+
+
+_YacsSettings.__module__, _YacsSettings.__qualname__ = "yacs.config", "CfgNode"
+
 # Plain data all of them. A Namespace of training options is in many classification files; sets and
 # encoded strings (in NumPy's numbers) are what later versions of torch allow by themselves.
-torch.serialization.add_safe_globals([argparse.Namespace, set, codecs.encode, *_numpy_scalars()])
+torch.serialization.add_safe_globals(
+    [argparse.Namespace, _YacsSettings, set, codecs.encode, *_numpy_scalars()]
+)
 
 
 def is_url(path: str) -> bool:

@@ -82,7 +82,10 @@ def load_pretrained(
         entries = below(entries, prefix if prefix.endswith(".") else prefix + ".", path)
     family = family_of(backbone)
     if family.adapt is not None:
-        entries = family.adapt(entries, backbone)
+        try:
+            entries = family.adapt(entries, backbone)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
     dropped = fill(backbone, entries, path, family)
     print_log(f"loaded {path}{_named(' without', dropped)}", logger)
 

@@ -43,7 +43,7 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
     """
     file = find_config(path)
     try:
-        cfg = replace_cfg_vals(Config.fromfile(str(file)))
+        cfg = replace_cfg_vals(_read(file))
         update_data_root(cfg)
     except Exception as error:  # a config is code: anything can come out of it
         raise UserError(f"config {file}: {type(error).__name__}: {error}") from error
@@ -56,6 +56,15 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
     if "model" not in cfg or "data" not in cfg:
         raise UserError(f"config {file} describes no detector: it needs `model` and `data`")
     return cfg
+
+
+def _read(file: Path) -> Config:
+    try:
+        return Config.fromfile(str(file))
+    except SystemError:
+        # Python 3.11's parser loses count ("recursion depth mismatch") when the garbage collector
+        # strikes in the middle of it; the file is not to blame
+        return Config.fromfile(str(file))
 
 
 def find_config(path: str) -> Path:

@@ -22,6 +22,9 @@ VARIANTS = {
     "recnext_a3": {"type": "recnext_a3"},
     "recnext_a4": {"type": "recnext_a4"},
     "recnext_a5": {"type": "recnext_a5"},
+    "dfvt_t": {"type": "dfvt_t"},
+    "dfvt_s": {"type": "dfvt_s"},
+    "dfvt_b": {"type": "dfvt_b"},
 }
 
 

@@ -1,0 +1,15 @@
+_base_ = [
+    "../_base_/models/retinanet_fpn.py",
+    "../_base_/datasets/coco_detection_multiscale.py",
+    "../_base_/schedules/dfvt_1x.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        type="dfvt_b",
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="pretrain/DFvT_base_coco_pretrained.pth"),
+    ),
+    neck=dict(in_channels=[256, 512, 1024], start_level=0),
+)

@@ -1,0 +1,15 @@
+_base_ = [
+    "../_base_/models/retinanet_fpn.py",
+    "../_base_/datasets/coco_detection_multiscale.py",
+    "../_base_/schedules/dfvt_1x.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        type="dfvt_s",
+        out_indices=(1, 2, 3),
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="pretrain/DFvT_small_coco_pretrained.pth"),
+    ),
+    neck=dict(in_channels=[192, 384, 768], start_level=0),
+)

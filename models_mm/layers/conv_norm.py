@@ -1,0 +1,87 @@
+"""Convolution and batch norm, with or without SiLU, in as few passes over the map as can be.
+
+A norm with fixed statistics is part of the convolution before it. A norm that learns its
+statistics leaves nothing for the backward pass but the convolution's output: SiLU's input is
+computed again, which a third of the memory of a light convolution path is worth.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """1x1 convolution; of a channels-last map, the matrix product that its memory is ready for."""
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return F.conv2d(x, weight, bias)
+    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What ``conv`` does, with other weights."""
+    if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
+        return pointwise(x, weight, bias)
+    return conv._conv_forward(x, weight, bias)
+
+
+def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(conv(x))``; ``norm`` is a batch norm, or an identity once it is folded for good."""
+    if not isinstance(norm, _BatchNorm) or norm.training:
+        return norm(convolve(conv, x, conv.weight, conv.bias))
+    # The map passes through memory once: the norm's factor goes to the weights.
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        shift = shift + conv.bias * scale
+    return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), shift)
+
+
+def conv_norm_silu(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """``silu(norm(conv(x)))``, as :func:`conv_norm`."""
+    if type(norm) is not nn.BatchNorm2d or not norm.training:
+        x = conv_norm(conv, norm, x)
+        return F.silu(x, inplace=not x.requires_grad)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+    return _NormSiLU.apply(
+        convolve(conv, x, conv.weight, conv.bias),
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.momentum,
+        norm.eps,
+    )
+
+
+class _NormSiLU(torch.autograd.Function):
+    """Batch norm by the batch's statistics, then SiLU; keeps its input and no other map."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+        y, mean, inverse_std = torch.native_batch_norm(
+            x, weight, bias, running_mean, running_var, True, momentum, eps
+        )
+        ctx.save_for_backward(x, weight, bias, mean, inverse_std)
+        ctx.eps = eps
+        return F.silu(y, inplace=True)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, bias, mean, inverse_std = ctx.saved_tensors
+        y = F.batch_norm(x, mean, inverse_std.pow(-2), weight, bias, training=False, eps=0.0)
+        grad = torch.ops.aten.silu_backward(grad, y, grad_input=y)  # in the memory of y
+        grads = torch.ops.aten.native_batch_norm_backward(
+            grad,
+            x,
+            weight,
+            None,
+            None,
+            mean,
+            inverse_std,
+            True,
+            ctx.eps,
+            ctx.needs_input_grad[:3],
+        )
+        return *grads, None, None, None, None
