@@ -34,7 +34,7 @@ CLASS_DEPENDENT = re.compile(
 # Running copies of mmcv's EMA hook, and BatchNorm's counter, which files before 2018 lack.
 EMA = re.compile(r"ema_.*")
 COUNTER = re.compile(r".*\.num_batches_tracked")
-SHOWN = 8
+SHOWN = 4
 # A detector's own file has no classifiers to leave out.
 EXACT = Family(name="detector")
 

@@ -1,6 +1,7 @@
 """What training and testing do alike: processes, devices, data sets, models."""
 
 import argparse
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -92,5 +93,8 @@ def _build(what: str, build: Callable):
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AssertionError, FileNotFoundError) as error:
+        cause = error.__context__  # mmcv repeats errors by name, which this one cannot bear
+        if isinstance(cause, json.JSONDecodeError):
+            raise UserError(f"{what} cannot be built: not a JSON file ({cause})") from error
         reason = error.args[0] if error.args else type(error).__name__
         raise UserError(f"{what} cannot be built: {reason}") from error

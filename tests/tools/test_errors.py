@@ -95,7 +95,7 @@ def test_masks_of_a_box_detector(coco_data, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "instances_train2017.json"),
+        ("", r"instances_train2017.json\) cannot be built: not a JSON file"),
         ('{"images": [], "annotations": [], "categories": []}', "has no usable images"),
         ('{"pictures": []}', "instances_train2017.json"),
     ],
