@@ -74,3 +74,36 @@ def test_one_file_pins_what_all_others_use():
     names = re.findall(r'^\s+"([A-Za-z-]+)', wanted, re.M)
     assert len(names) > 5
     assert {name.lower() for name in names} <= {name.lower() for name in pins}
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "message"),
+    [
+        (["PYTHON=/nowhere/python"], {}, "error: Python 3.10 or newer is needed"),
+        (
+            [f"PYTHON={sys.executable}"],
+            {
+                "PIP_CONFIG_FILE": "/dev/null",
+                "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+                "PIP_EXTRA_INDEX_URL": "",
+                "PIP_FIND_LINKS": "",
+                "PIP_RETRIES": "0",
+            },
+            "error: installing failed: ERROR: No matching distribution .*check network",
+        ),
+    ],
+)
+def test_an_installation_that_fails_says_why(run_tool, tmp_path, settings, environment, message):
+    """An interpreter that is too old or missing; an index that cannot be reached."""
+    environment = {"MAKEFLAGS": "", "MAKELEVEL": "0", **environment}
+    command = ("make", "-C", ROOT, "install", f"VENV={tmp_path / 'venv'}", *settings)
+    done = run_tool(*command, env=environment)
+    assert done.returncode != 0
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_mmcv_full_needs_a_compiler(run_tool):
+    script = ROOT / "models_mm" / "compat" / "build_mmcv_full.sh"
+    done = run_tool(script, env={"CXX": "no-such-compiler"})
+    assert done.returncode == 1 and "a C++ compiler is needed" in done.stderr
