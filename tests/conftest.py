@@ -8,27 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from .data import COCO_NAMES, draw
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
-# names of the drawn categories' place in the real COCO, whose configs know 80 classes by name
-COCO_NAMES = {
-    "ellipse": "frisbee",
-    "rectangle": "book",
-    "triangle": "pizza",
-    "star": "kite",
-    "cross": "chair",
-}
-
-
-def draw(folder: Path, train: int, val: int, size: str = "128x96") -> Path:
-    """A drawn data set in COCO layout."""
-    import make_demo_coco
-
-    code = make_demo_coco.main(
-        [str(folder), "--train", str(train), "--val", str(val), "--size", size]
-    )
-    assert not code
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from .data import data_options
+
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
 
@@ -35,16 +37,8 @@ def installed(tmp_path_factory) -> Path:
 def test_the_installed_tools_train_and_test(installed, run_tool, demo_data, tmp_path):
     """From an empty folder, by the scripts that came with the package."""
     mim = installed / "models_mm" / ".mim"
-    data = [
-        f"data.{split}.{key}={demo_data}/{value}"
-        for split, year in (("train", "train2017"), ("val", "val2017"), ("test", "val2017"))
-        for key, value in (
-            ("ann_file", f"annotations/instances_{year}.json"),
-            ("img_prefix", year),
-        )
-    ]
     environment = {"PYTHONPATH": str(installed)}
-    more = ["--cfg-options", *data, "runner.max_epochs=1"]
+    more = data_options(demo_data)
     done = run_tool(
         mim / "dist_train.sh", DEMO, 1, "--no-validate", *more, cwd=tmp_path, env=environment
     )

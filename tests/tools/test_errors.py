@@ -14,21 +14,11 @@ from models_mm.engine import test as testing
 from models_mm.engine import train as training
 from models_mm.errors import UserError
 
+from ..data import data_options
+
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
 M3 = "configs/recnext/mask_rcnn_recnext_m3_fpn_1x_coco.py"
-
-
-def options(data: Path, *more: str) -> list[str]:
-    paths = [
-        f"data.{split}.{key}={data}/{value}"
-        for split, year in (("train", "train2017"), ("val", "val2017"), ("test", "val2017"))
-        for key, value in (
-            ("ann_file", f"annotations/instances_{year}.json"),
-            ("img_prefix", f"{year}/"),
-        )
-    ]
-    return ["--cfg-options", *paths, "runner.max_epochs=1", *more]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +41,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def test_checkpoint_of_another_model(demo_data, checkpoint):
     with pytest.raises(UserError, match="not a checkpoint of this MaskRCNN") as error:
-        testing.main([M3, str(checkpoint), "--eval", "bbox", *options(demo_data)])
+        testing.main([M3, str(checkpoint), "--eval", "bbox", *data_options(demo_data)])
     assert "missing: backbone.stages" in str(error.value) and str(checkpoint) in str(error.value)
 
 
@@ -59,24 +49,24 @@ def test_truncated_checkpoint(demo_data, checkpoint, tmp_path):
     cut = tmp_path / "cut.pth"
     cut.write_bytes(checkpoint.read_bytes()[:100_000])
     with pytest.raises(UserError, match=r"cut.pth cannot be read \(100,000 bytes"):
-        testing.main([DEMO, str(cut), "--eval", "bbox", *options(demo_data)])
+        testing.main([DEMO, str(cut), "--eval", "bbox", *data_options(demo_data)])
 
 
 def test_missing_checkpoint_to_test(demo_data):
     with pytest.raises(UserError, match="checkpoint not found: recnext_m3_coco.pth") as error:
-        testing.main([M3, "recnext_m3_coco.pth", "--eval", "bbox", *options(demo_data)])
+        testing.main([M3, "recnext_m3_coco.pth", "--eval", "bbox", *data_options(demo_data)])
     assert "github.com/suous/RecNeXt" in str(error.value)
 
 
 @pytest.mark.parametrize("setting", ["load_from", "resume_from"])
 def test_missing_checkpoint_to_train_from(demo_data, setting):
     with pytest.raises(UserError, match="checkpoint not found: nowhere.pth"):
-        training.main([DEMO, *options(demo_data, f"{setting}=nowhere.pth")])
+        training.main([DEMO, *data_options(demo_data, f"{setting}=nowhere.pth")])
 
 
 def test_unknown_metric(demo_data, checkpoint):
     with pytest.raises(UserError, match=r"--eval mask: unknown metric .*bbox, segm"):
-        testing.main([DEMO, str(checkpoint), "--eval", "mask", *options(demo_data)])
+        testing.main([DEMO, str(checkpoint), "--eval", "mask", *data_options(demo_data)])
 
 
 def test_masks_of_a_box_detector(coco_data, tmp_path):
@@ -89,7 +79,7 @@ def test_masks_of_a_box_detector(coco_data, tmp_path):
     file = str(tmp_path / "retina.pth")
     save_checkpoint(build_detector(load_config(retina).model), file)
     with pytest.raises(UserError, match="--eval segm: RetinaNet predicts boxes only"):
-        testing.main([retina, file, "--eval", "bbox", "segm", *options(coco_data)])
+        testing.main([retina, file, "--eval", "bbox", "segm", *data_options(coco_data)])
 
 
 @pytest.mark.parametrize(
@@ -104,26 +94,30 @@ def test_annotation_file_without_annotations(demo_data, tmp_path, content, messa
     data = shutil.copytree(demo_data, tmp_path / "data")
     (data / "annotations" / "instances_train2017.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        training.main([DEMO, *options(data, "data.train.filter_empty_gt=False")])
+        training.main([DEMO, *data_options(data, "data.train.filter_empty_gt=False")])
 
 
 def test_unknown_backbone_and_keyword(coco_data, demo_data):
     unknown = ("model.backbone.type=recnext_m9", "model.backbone.init_cfg=None")
     with pytest.raises(UserError, match="model cannot be built: .*recnext_m9 is not in the models"):
-        training.main([M3, *options(coco_data, *unknown)])
+        training.main([M3, *data_options(coco_data, *unknown)])
     with pytest.raises(UserError, match="depht"):
-        training.main([DEMO, *options(demo_data, "model.backbone.depht=50")])
+        training.main([DEMO, *data_options(demo_data, "model.backbone.depht=50")])
 
 
 def test_data_of_other_classes(demo_data):
     with pytest.raises(UserError, match=r"none of its categories .* \(person, bicycle, car"):
-        training.main([M3, *options(demo_data, "model.backbone.init_cfg=None")])
+        training.main([M3, *data_options(demo_data, "model.backbone.init_cfg=None")])
 
 
 def test_classes_that_do_not_fit_the_heads(demo_data):
     with pytest.raises((UserError, AssertionError), match="num_classes"):
         training.main(
-            [DEMO, "--no-validate", *options(demo_data, "model.roi_head.bbox_head.num_classes=7")]
+            [
+                DEMO,
+                "--no-validate",
+                *data_options(demo_data, "model.roi_head.bbox_head.num_classes=7"),
+            ]
         )
 
 
@@ -133,7 +127,7 @@ def test_image_missing_on_disk(demo_data, run_tool, tmp_path):
     for image in (data / "val2017").glob("*.jpg"):
         image.unlink()
         break
-    more = options(data, "data.workers_per_gpu=1")
+    more = data_options(data, "data.workers_per_gpu=1")
     checkpoint = tmp_path / "demo.pth"
     from mmcv.runner import save_checkpoint
     from mmdet.models import build_detector

@@ -15,27 +15,22 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from ..data import data_options
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
 
 
 def options(data: Path, *more: str) -> list[str]:
-    """The demo's config on tiny data: one epoch of two steps a process."""
-    return [
-        "--cfg-options",
-        f"data.train.ann_file={data}/annotations/instances_train2017.json",
-        f"data.train.img_prefix={data}/train2017/",
-        f"data.val.ann_file={data}/annotations/instances_val2017.json",
-        f"data.val.img_prefix={data}/val2017/",
-        f"data.test.ann_file={data}/annotations/instances_val2017.json",
-        f"data.test.img_prefix={data}/val2017/",
-        "runner.max_epochs=1",
+    """The demo's config on tiny data, every step logged."""
+    return data_options(
+        data,
         "log_config.interval=1",
         "lr_config.warmup_iters=1",
         # something is detected even after two steps
         "model.test_cfg.rcnn.score_thr=0.0",
         *more,
-    ]
+    )
 
 
 @pytest.fixture(scope="module")
