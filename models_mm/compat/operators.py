@@ -27,6 +27,8 @@ NAME = "mmcv._ext"
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes kept, by falling score. ``boxes`` (N, 4), ``scores`` (N,)."""
+    if boxes.dtype == torch.bfloat16:  # no kernel for it on the CPU
+        boxes, scores = boxes.float(), scores.float()
     if offset:  # a box of old counts its last pixel: x2 + 1 - x1
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     # torchvision compares float32 IoUs with a double, mmcv with a float32: an IoU of exactly 0.6
@@ -291,18 +293,31 @@ def apply() -> None:
     Raises:
         ImportError: compiled operators are installed but do not load (another torch's build).
     """
-    if NAME in sys.modules:
+    if NAME not in sys.modules and importlib.util.find_spec(NAME) is None:
+        sys.modules[NAME] = importlib.import_module("mmcv")._ext = stand_in()
+    if in_use() == "torchvision":
         return
-    if importlib.util.find_spec(NAME) is not None:
-        try:
-            importlib.import_module(NAME)
-        except ImportError as error:
-            raise ImportError(
-                f"mmcv-full's compiled operators do not load with torch {torch.__version__} "
-                f"({error}): rebuild them with `make mmcv-full`, or go without: "
-                "`pip uninstall -y mmcv-full && pip install mmcv==1.7.2`"
-            ) from error
+    try:
+        compiled = importlib.import_module(NAME)
+    except ImportError as error:
+        raise ImportError(
+            f"mmcv-full's compiled operators do not load with torch {torch.__version__} "
+            f"({error}): rebuild them with `make mmcv-full`, or go without: "
+            "`pip uninstall -y mmcv-full && pip install mmcv==1.7.2`"
+        ) from error
+    for function in IMPLEMENTED:
+        add_bfloat16(compiled, function)
+
+
+def add_bfloat16(compiled: types.ModuleType, function) -> None:
+    """Let ours take bfloat16, which mmcv's compiled operators are older than; idempotent."""
+    original = getattr(compiled, function.__name__, None)
+    if original is None or hasattr(original, "__wrapped__"):
         return
-    module = stand_in()
-    sys.modules[NAME] = module
-    importlib.import_module("mmcv")._ext = module
+
+    @functools.wraps(original)
+    def operator(*args, **kwargs):
+        bfloat16 = args and args[0].dtype == torch.bfloat16
+        return (function if bfloat16 else original)(*args, **kwargs)
+
+    setattr(compiled, function.__name__, operator)

@@ -227,6 +227,18 @@ def test_roi_layers_in_half_precision(stand_in, images, dtype):
         torch.testing.assert_close(leaf.grad.float(), reference.grad, rtol=1e-2, atol=1e-2)
 
 
+def test_detector_operators_in_bfloat16(each, images):
+    """mmcv's compiled operators are older than bfloat16; under autocast detectors call them so."""
+    boxes, scores = torch.tensor([[0.0, 0, 8, 8], [0, 0, 8, 7], [4, 4, 9, 9]]), torch.rand(3)
+    expected = mmcv.ops.nms(boxes, scores, 0.5)[1]
+    assert torch.equal(mmcv.ops.nms(boxes.bfloat16(), scores.bfloat16(), 0.5)[1], expected)
+    leaf = images.bfloat16().requires_grad_()
+    out = mmcv.ops.RoIAlign(2, 0.5, 2)(leaf, oracles.random_rois().bfloat16())
+    out.sum().backward()
+    assert out.dtype == leaf.grad.dtype == torch.bfloat16
+    assert leaf.grad.sum() > 0
+
+
 def test_roi_align_by_maximum_is_refused(stand_in, images):
     with pytest.raises(NotImplementedError, match="pool_mode='max'.*make mmcv-full"):
         mmcv.ops.roi_align(images, oracles.random_rois(), 2, 0.5, 2, "max")
