@@ -61,6 +61,13 @@ class ConvNorm(nn.Module):
         self.conv, self.norm = fold_norm(self.conv, self.norm)
 
 
+class InPlaceGELU(nn.GELU):
+    """Exact GELU for inference: overwrites its input, which spares the memory of a hidden map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if torch.is_grad_enabled() else torch.ops.aten.gelu_(x)
+
+
 class ChannelMixer(nn.Sequential):
     """1x1 expansion, exact GELU, 1x1 contraction: (N, C, H, W) -> (N, C, H, W)."""
 
@@ -71,6 +78,9 @@ class ChannelMixer(nn.Sequential):
             nn.GELU(),
             ConvNorm(hidden, channels, 1, norm_cfg),
         )
+
+    def fuse(self) -> None:
+        self[1] = InPlaceGELU()
 
 
 class Stem(nn.Module):
@@ -86,6 +96,9 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stem(x)
+
+    def fuse(self) -> None:
+        self.stem[1] = InPlaceGELU()
 
 
 class TwoPerChannel(nn.Module):
