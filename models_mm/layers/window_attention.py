@@ -82,33 +82,43 @@ def _surplus(cells: int) -> int:
     return -cells % ALIGNMENT
 
 
-class _Rearrange(torch.autograd.Function):
-    """``x[:, order]`` with zeros at ``empty``; its gradient is the inverse rearrangement.
-
-    Autograd's own gradient of an indexing would add up rows that never meet.
-    """
+class _IntoWindows(torch.autograd.Function):
+    """See :func:`into_windows`. Autograd's own gradient would add up rows that never meet."""
 
     @staticmethod
-    def forward(ctx, x, order, empty, inverse, inverse_empty):
-        ctx.indices = order, empty, inverse, inverse_empty
-        out = x.index_select(1, order)
-        return out if empty is None else out.index_fill_(1, empty, 0)
+    def forward(ctx, x, fill, grid):
+        ctx.grid = grid
+        windows = x.index_select(1, grid.tokens)
+        windows[:, grid.empty] = fill.to(x.dtype)
+        return windows
 
     @staticmethod
     def backward(ctx, grad):
-        order, empty, inverse, inverse_empty = ctx.indices
-        grad = _Rearrange.apply(grad, inverse, inverse_empty, order, empty)
-        return grad, None, None, None, None
+        of_fill = grad.index_select(1, ctx.grid.empty).sum((0, 1))
+        return _OutOfWindows.apply(grad, ctx.grid), of_fill, None
 
 
-def into_windows(x: Tensor, grid: WindowGrid) -> Tensor:
-    """Tokens (N, L, C) -> window cells (N, P * M, C); cells without a token are zero."""
-    return _Rearrange.apply(x, grid.tokens, grid.empty, grid.cells, None)
+class _OutOfWindows(torch.autograd.Function):
+    """See :func:`out_of_windows`."""
+
+    @staticmethod
+    def forward(ctx, x, grid):
+        ctx.grid = grid
+        return x.index_select(1, grid.cells)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return _IntoWindows.apply(grad, grad.new_zeros(grad.shape[-1]), ctx.grid), None
+
+
+def into_windows(x: Tensor, fill: Tensor, grid: WindowGrid) -> Tensor:
+    """Tokens (N, L, C) -> window cells (N, P * M, C); cells without a token are ``fill`` (C,)."""
+    return _IntoWindows.apply(x, fill, grid)
 
 
 def out_of_windows(x: Tensor, grid: WindowGrid) -> Tensor:
-    """Window cells (N, P * M, C) -> tokens (N, L, C); the inverse of :func:`into_windows`."""
-    return _Rearrange.apply(x, grid.cells, None, grid.tokens, grid.empty)
+    """Window cells (N, P * M, C) -> tokens (N, L, C), the padding left out."""
+    return _OutOfWindows.apply(x, grid)
 
 
 def relative_position_index(side: int) -> Tensor:
@@ -147,13 +157,13 @@ class WindowAttention(nn.Module):
         batch, height, width, channels = x.shape
         cells = self.side**2
         grid = window_grid(height, width, self.side, self.shift, x.device)
-        windows = into_windows(x.flatten(1, 2), grid)  # (N, P * M, C)
-        # (N, P * M, 3C) -> three of (N * P, h, M, d), views
-        qkv = self.qkv(windows).view(-1, cells, 3, self.heads, channels // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        # What the layer makes of the padding's zeros is its bias, with no work done for it.
+        qkv = into_windows(self.qkv(x.flatten(1, 2)), self.qkv.bias, grid)  # (N, P * M, 3C)
+        qkv = qkv.view(-1, cells, 3, self.heads, channels // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N * P, h, M, d), a view
         bias = self.bias(grid.mask, batch).to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (N * P, h, M, d)
-        out = out.transpose(1, 2).reshape(windows.shape)  # (N, P * M, C)
+        out = out.transpose(1, 2).reshape(batch, -1, channels)  # (N, P * M, C)
         return self.proj(out_of_windows(out, grid)).view(x.shape)
 
     def bias(self, mask: Tensor | None, batch: int) -> Tensor:

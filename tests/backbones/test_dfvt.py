@@ -186,12 +186,19 @@ def test_second_derivatives_of_rearranged_tokens():
     from models_mm.layers.window_attention import into_windows, out_of_windows
 
     grid = window_grid(3, 5, 2, 1, torch.device("cpu"))
-    x = images(1, 2, 3, 5).flatten(2).mT.requires_grad_()
-    assert torch.equal(out_of_windows(into_windows(x, grid), grid), x)
-    for function, tokens in ((into_windows, 15), (out_of_windows, 24)):
-        x = images(1, tokens, 2, 1)[..., 0].requires_grad_()
-        assert torch.autograd.gradcheck(lambda x, f=function: f(x, grid), x)
-        assert torch.autograd.gradgradcheck(lambda x, f=function: f(x, grid) ** 2, x)
+    x, fill = images(1, 2, 3, 5).flatten(2).mT.requires_grad_(), images(1, 2, 1, 1).flatten()
+    windows = into_windows(x, fill, grid)
+    assert torch.equal(out_of_windows(windows, grid), x)
+    assert torch.equal(windows[0, grid.empty], fill.expand(9, 2))
+
+    fill.requires_grad_()
+    cells = images(1, 24, 2, 1)[..., 0].requires_grad_()
+    for function, inputs in (
+        (lambda x, fill: into_windows(x, fill, grid), (x, fill)),
+        (lambda cells: out_of_windows(cells, grid), (cells,)),
+    ):
+        assert torch.autograd.gradcheck(function, inputs)
+        assert torch.autograd.gradgradcheck(lambda *args, f=function: f(*args) ** 2, inputs)
 
 
 # --- settings
