@@ -127,6 +127,7 @@ def test_file_name_says_what_the_config_is(path):
         ("mask_rcnn_fpn", "mask_rcnn_r50_fpn"),
         ("faster_rcnn_fpn", "faster_rcnn_r50_fpn"),
         ("retinanet_fpn", "retinanet_r50_fpn"),
+        ("cascade_mask_rcnn_fpn", "cascade_mask_rcnn_r50_fpn"),
     ],
 )
 def test_detectors_are_mmdets(base, theirs):

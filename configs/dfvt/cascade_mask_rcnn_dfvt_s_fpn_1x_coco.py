@@ -1,0 +1,14 @@
+_base_ = [
+    "../_base_/models/cascade_mask_rcnn_fpn.py",
+    "../_base_/datasets/coco_instance_multiscale.py",
+    "../_base_/schedules/dfvt_1x.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        type="dfvt_s",
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="pretrain/DFvT_small_coco_pretrained.pth"),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)
