@@ -7,7 +7,8 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-SHIPPED = ["configs", "tools", "dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"]
+SHIPPED = ["configs", "model-index.yml", "tools"]
+SHIPPED += ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"]
 version = {}
 exec((ROOT / "models_mm" / "version.py").read_text(), version)
 

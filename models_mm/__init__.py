@@ -10,5 +10,6 @@ from models_mm import compat
 compat.apply()
 
 from models_mm import backbones  # noqa: E402, F401  (registers; needs mmcv.ops, hence compat)
+from models_mm.zoo import create_backbone, get_config, list_configs  # noqa: E402
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "create_backbone", "get_config", "list_configs"]

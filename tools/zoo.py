@@ -1,0 +1,88 @@
+"""The published models: list them, filter them, show one, or write the README's tables.
+
+python tools/zoo.py list                          every row of the five published tables
+python tools/zoo.py list --family mpvit --detector retinanet
+python tools/zoo.py list --all                    every config, published or not
+python tools/zoo.py show mask_rcnn_recnext_m3_fpn_1x_coco
+python tools/zoo.py readme                        README.md's results, from the metafiles
+"""
+
+import argparse
+from pathlib import Path
+
+import _checkout  # noqa: F401  isort: skip
+import yaml
+
+from models_mm.engine.cli import run
+from models_mm.errors import UserError
+from models_mm.zoo import catalogue, get_entry, list_configs, results
+
+BEGIN, END = "<!-- results: written by tools/zoo.py readme -->", "<!-- end of results -->"
+
+
+def main() -> None:
+    """List, show or write, as the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="the rows of the published tables")
+    for key in ("family", "detector", "backbone", "schedule"):
+        listing.add_argument(f"--{key}", default="", help=f"only rows whose {key} contains this")
+    listing.add_argument("--all", action="store_true", help="names of all configs instead")
+    one = commands.add_parser("show", help="all that is known of one row")
+    one.add_argument("name")
+    readme = commands.add_parser("readme", help="write the results tables of a README")
+    readme.add_argument("file", nargs="?", default="README.md")
+    args = parser.parse_args()
+    {"list": show_list, "show": show_one, "readme": write_readme}[args.command](args)
+
+
+def show_list(args) -> None:
+    """One line a row."""
+    if args.all:
+        print("\n".join(list_configs()))
+        return
+    wanted = {key: plain(getattr(args, key)) for key in ("detector", "backbone", "schedule")}
+    rows = [
+        entry
+        for entry in catalogue()
+        if plain(args.family) in plain(entry.family)
+        and all(text in plain(entry.metadata[key.title()]) for key, text in wanted.items())
+    ]
+    if not rows:
+        raise UserError("no published row is like that; `python tools/zoo.py list` shows them all")
+    width = max(len(entry.name) for entry in rows)
+    print(f"{'config':{width}}  box AP  mask AP  pretrained file")
+    for entry in rows:
+        box, mask = (entry.metrics.get(key, "-") for key in ("box AP", "mask AP"))
+        print(f"{entry.name:{width}}  {box:>6}  {mask:>7}  {entry.metadata['Pretrained File']}")
+
+
+def plain(text: str) -> str:
+    """A name as people type it: Mask R-CNN, mask_rcnn and MaskRCNN are one."""
+    return "".join(c for c in text.lower() if c.isalnum() or c == "+")
+
+
+def show_one(args) -> None:
+    """The row's metafile entry and its family's."""
+    entry = get_entry(args.name)
+    facts = {"Config": entry.config, **entry.metadata, "Published": entry.metrics}
+    if entry.weights:
+        facts["Weights"] = entry.weights
+    facts |= {key: value for key, value in entry.collection.items() if key != "Metadata"}
+    print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+def write_readme(args) -> None:
+    """Replace what stands between the two marks."""
+    path = Path(args.file)
+    before, mark, rest = path.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise UserError(f"{path} lacks the marks {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n\n{results()}\n\n{END}{after}")
+
+
+if __name__ == "__main__":
+    run(main)
