@@ -139,6 +139,19 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
+def pretrained_init(pretrained: str | None, init_cfg: dict | None) -> dict | None:
+    """The ``init_cfg`` that ``pretrained`` stands for, or the one that is given.
+
+    Raises:
+        ValueError: both are given.
+    """
+    if pretrained is None:
+        return init_cfg
+    if init_cfg is not None:
+        raise ValueError("give pretrained or init_cfg, not both")
+    return dict(type="Pretrained", checkpoint=pretrained)
+
+
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Stochastic depth rates of each block, by stage: linear from 0 (first block) to ``rate``."""
     last = max(sum(depths) - 1, 1)
@@ -162,7 +175,9 @@ def _statistics_kept(block: nn.Module):
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm)]
     saved = [(m.momentum, m.num_batches_tracked) for m in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:  # SyncBatchNorm insists on a counter
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
     try:
         yield
     finally:

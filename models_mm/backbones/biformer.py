@@ -24,7 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from models_mm.layers.routing_attention import routing_attention
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm
+from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
+from .reference import check_published, variant_of
 
 GRID = 16  # windows per side; their size follows the image
 HEAD_WIDTH = 32  # of the routing stages
@@ -206,6 +207,10 @@ WITHOUT_EFFECT = {
     *("kv_downsample_ratios", "pe_stages"),
 }
 NAMING = ("embed_dim", "qk_dims", "depth")
+NAMED = {
+    name: dict(zip(NAMING, (v.channels, v.channels, v.depths), strict=True))
+    for name, v in VARIANTS.items()
+}
 
 
 @BACKBONES.register_module(name=["BiFormer", "BiFormer_mm"])
@@ -226,6 +231,7 @@ class BiFormer(Backbone):
         disable_bn_grad: switch off the gradients of the batch norms' weights too.
         drop_path_rate: stochastic depth rate of the last block, growing linearly from 0.
         with_cp: recompute block activations in the backward pass instead of storing them.
+        use_checkpoint: the older name of ``with_cp``.
         use_checkpoint_stages: stages to do so in, if not in all.
         pretrained: checkpoint, an older way to say ``init_cfg``.
         init_cfg: mmcv initialisation config.
@@ -248,24 +254,25 @@ class BiFormer(Backbone):
         disable_bn_grad: bool = False,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
         use_checkpoint_stages: Sequence[int] = (),
         pretrained: str | None = None,
         init_cfg: dict | None = None,
         **published,
     ):
-        check_published(published)
-        variant = variant_of(arch, published)
+        naming = {key: published.pop(key) for key in NAMING if key in published}
+        check_published("BiFormer", published, PUBLISHED, WITHOUT_EFFECT)
+        variant = variant_of("BiFormer", arch, naming, VARIANTS, NAMED)
         if not set(use_checkpoint_stages) <= set(range(4)):
             raise ValueError(f"use_checkpoint_stages must be out of 0..3: {use_checkpoint_stages}")
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError("give pretrained or init_cfg, not both")
-            init_cfg = dict(type="Pretrained", checkpoint=pretrained)
+        init_cfg = pretrained_init(pretrained, init_cfg)
         channels = variant.channels
         super().__init__(
             channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
         )
-        self.checkpointed_stages = frozenset(range(4) if with_cp else use_checkpoint_stages)
+        self.checkpointed_stages = frozenset(
+            range(4) if with_cp or use_checkpoint else use_checkpoint_stages
+        )
         self.downsample_layers = nn.ModuleList([Downsample(3, channels[0] // 2, channels[0])])
         for before, after in zip(channels, channels[1:], strict=False):
             self.downsample_layers.append(Downsample(before, after))
@@ -329,53 +336,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def check_published(settings: dict) -> None:
-    """Refuse keywords of the reference that no published row uses with this value.
-
-    Raises:
-        TypeError: no keyword of the reference.
-        ValueError: another value than the published one.
-    """
-    for keyword, value in settings.items():
-        if keyword in WITHOUT_EFFECT or keyword in NAMING:
-            continue
-        if keyword not in PUBLISHED:
-            raise TypeError(f"BiFormer got an unexpected keyword argument {keyword!r}")
-        if _plain(value) != PUBLISHED[keyword]:
-            raise ValueError(
-                f"{keyword}={value!r} is not supported: all published BiFormer detectors have "
-                f"{PUBLISHED[keyword]!r}"
-            )
-
-
-def variant_of(arch: str | dict | None, settings: dict) -> Variant:
-    """The variant that ``arch`` or the reference's own keywords name.
-
-    Raises:
-        TypeError: both name one.
-        ValueError: there is no such variant.
-    """
-    naming = {key: _plain(settings[key]) for key in NAMING if key in settings}
-    if arch is None:
-        for variant in VARIANTS.values():
-            own = (variant.channels, variant.channels, list(variant.depths))
-            if naming.items() <= dict(zip(NAMING, own, strict=True)).items():
-                return variant
-        found = ", ".join(f"{key}={value}" for key, value in naming.items())
-        raise ValueError(f"no published BiFormer detector has {found}")
-    if naming:
-        raise TypeError(f"arch sets the variant already; remove {', '.join(naming)}")
-    if isinstance(arch, dict):
-        return Variant(**arch)
-    if arch not in VARIANTS:
-        raise ValueError(f"arch must be one of {', '.join(VARIANTS)}, got {arch!r}")
-    return VARIANTS[arch]
-
-
-def _plain(value):
-    return list(value) if isinstance(value, (list, tuple)) else value
 
 
 @BACKBONES.register_module()

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from models_mm.layers.conv_norm import conv_norm, conv_norm_silu, pointwise
 from models_mm.layers.window_attention import WindowAttention
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm
+from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
+from .reference import check_published, variant_of
 
 WINDOW = 7
 
@@ -252,6 +253,15 @@ VARIANTS = {
     "b": Variant(128, (2, 2, 6, 2), (4, 8, 16, 32), 2),
 }
 
+# The reference's further keywords: those with the one value that every published row has, ...
+PUBLISHED = {
+    **{"patch_size": 4, "in_chans": 3, "window_size": WINDOW, "qkv_bias": True, "qk_scale": None},
+    **{"drop_rate": 0, "attn_drop_rate": 0, "ape": False, "patch_norm": True},
+}
+# ... one that then has no effect, and those that name the variant.
+WITHOUT_EFFECT = {"pretrain_img_size"}
+NAMED = {name: variant._asdict() for name, variant in VARIANTS.items()}
+
 
 @BACKBONES.register_module()
 class DFvT(Backbone):
@@ -262,7 +272,8 @@ class DFvT(Backbone):
     image's features.
 
     Args:
-        arch: variant, one of ``VARIANTS``, or the fields of a :class:`Variant` of your own.
+        arch: variant, one of ``VARIANTS``, or the fields of a :class:`Variant` of your own. By
+            default what ``embed_dim``, ``depths``, ``num_heads`` and ``mlp_ratio`` say, else 't'.
         out_indices: stages whose outputs are returned, strictly increasing. The norms of other
             stages' outputs do not exist, their 1x1 convolutions do without gradients.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages, whole.
@@ -271,41 +282,43 @@ class DFvT(Backbone):
         drop_path_rate: stochastic depth rate of the last block, growing linearly from 0.
         with_cp: recompute the activations of convolution paths and blocks in the backward pass
             instead of storing them.
+        use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         init_cfg: mmcv initialisation config.
+        published: the reference's further keywords, for its configs (``PUBLISHED``).
 
     Raises:
-        ValueError: unknown ``arch``; ``out_indices`` or ``frozen_stages`` out of range;
-            ``pretrained`` beside ``init_cfg``.
+        TypeError: unknown keyword, or ``arch`` given together with the keywords that name one.
+        ValueError: unknown ``arch``; a keyword's value is not the published one; ``out_indices`` or
+            ``frozen_stages`` out of range; ``pretrained`` beside ``init_cfg``.
     """
 
     def __init__(
         self,
-        arch: str | dict = "t",
+        arch: str | dict | None = None,
         out_indices: tuple[int, ...] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         frozen_backbone: bool = False,
         norm_eval: bool = False,
         drop_path_rate: float = 0.1,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        **published,
     ):
-        if isinstance(arch, str) and arch not in VARIANTS:
-            raise ValueError(f"arch must be one of {', '.join(VARIANTS)}, got {arch!r}")
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError("give pretrained or init_cfg, not both")
-            init_cfg = dict(type="Pretrained", checkpoint=pretrained)
-        variant = VARIANTS[arch] if isinstance(arch, str) else Variant(**arch)
+        naming = {key: published.pop(key) for key in Variant._fields if key in published}
+        check_published("DFvT", published, PUBLISHED, WITHOUT_EFFECT)
+        variant = variant_of("DFvT", arch, naming, VARIANTS, NAMED)
+        init_cfg = pretrained_init(pretrained, init_cfg)
         width, depths, heads, mlp_ratio = variant
         channels = [width * 2**i for i in range(4)]
         super().__init__(
             channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
         )
         self.frozen_backbone = frozen_backbone
-        self.with_cp = with_cp
+        self.with_cp = with_cp or use_checkpoint
         self.patch_embed = PatchEmbed(width)
         self.layers = nn.ModuleList(
             Transformer(channels[i], heads[i], mlp_ratio, rates, last=i == 3)

@@ -22,7 +22,8 @@ from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm
+from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
+from .reference import ignoring_resnet
 
 BATCH_NORM = {"type": "BN", "requires_grad": True}
 
@@ -313,12 +314,20 @@ class RecNeXt(Backbone):
         norm_cfg: mmcv config of the norms. The published detectors were trained with SyncBN.
         drop_path_rate: stochastic depth rate of the last block, growing linearly from 0.
         with_cp: recompute block activations in the backward pass instead of storing them.
+        use_checkpoint: the older name of ``with_cp``.
+        pretrained: checkpoint, an older way to say ``init_cfg``.
         init_cfg: mmcv initialisation config.
 
+    The reference's configs hand on the keywords of the ResNet that they inherit from; these are
+    ignored, with a warning.
+
     Raises:
-        ValueError: unknown ``arch``; ``out_indices`` or ``frozen_stages`` out of range.
+        TypeError: unknown keyword.
+        ValueError: unknown ``arch``; ``out_indices`` or ``frozen_stages`` out of range;
+            ``pretrained`` beside ``init_cfg``.
     """
 
+    @ignoring_resnet(norm_cfg={"type": "SyncBN", "requires_grad": True})
     def __init__(
         self,
         arch: str | dict = "m3",
@@ -328,8 +337,11 @@ class RecNeXt(Backbone):
         norm_cfg: dict = BATCH_NORM,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
+        pretrained: str | None = None,
         init_cfg: dict | None = None,
     ):
+        init_cfg = pretrained_init(pretrained, init_cfg)
         if isinstance(arch, str) and arch not in VARIANTS:
             raise ValueError(f"arch must be one of {', '.join(VARIANTS)}, got {arch!r}")
         variant = VARIANTS[arch] if isinstance(arch, str) else Variant(**arch)
@@ -344,7 +356,7 @@ class RecNeXt(Backbone):
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             downsample = Downsample(channels[i - 1], mlp_ratio, norm_cfg) if i else nn.Identity()
             blocks = [block(channels[i], i, mlp_ratio, norm_cfg, rate) for rate in rates]
-            self.stages.append(Stage(downsample, blocks, with_cp))
+            self.stages.append(Stage(downsample, blocks, with_cp or use_checkpoint))
         self.freeze()
 
     def stage_modules(self) -> list[list[nn.Module]]:

@@ -53,6 +53,10 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
             cfg.merge_from_dict(overrides)
         except (KeyError, TypeError) as error:
             raise UserError(f"--cfg-options: {error}") from error
+        if isinstance(overrides.get("model.pretrained"), str):  # it wins over the config's file
+            cfg.model.backbone.init_cfg = dict(
+                type="Pretrained", checkpoint=cfg.model.pop("pretrained")
+            )
     if "model" not in cfg or "data" not in cfg:
         raise UserError(f"config {file} describes no detector: it needs `model` and `data`")
     return cfg

@@ -1,0 +1,115 @@
+"""The reference projects' own keywords, so that their configs build here unchanged.
+
+Each project describes a variant by its own keywords, most of which have one value in all published
+configs. Keywords that name a published variant select it; those with an effect must have the
+published value; whatever else is refused by name, as any unknown keyword is.
+"""
+
+import logging
+from collections.abc import Collection, Mapping
+from functools import wraps
+
+from mmcv.utils import get_logger, print_log
+
+# What a config hands on that inherits mmdet's ResNet detector without ``_delete_=True``.
+RESNET = ("depth", "num_stages", "style")
+# Keywords that then are the ResNet's too, whatever they mean here.
+SHARED_WITH_RESNET = ("frozen_stages", "norm_cfg", "norm_eval")
+WEIGHTS = ("pretrained", "init_cfg")
+
+
+def check_published(
+    family: str, settings: dict, published: Mapping, without_effect: Collection[str]
+) -> None:
+    """Refuse keywords of a reference with another value than its published configs have.
+
+    Args:
+        family: for the messages.
+        settings: keywords of a config.
+        published: those with an effect, and their published values.
+        without_effect: those that any value is accepted of.
+
+    Raises:
+        TypeError: no keyword of the reference.
+        ValueError: another value than the published one.
+    """
+    for keyword, value in settings.items():
+        if keyword in without_effect:
+            continue
+        if keyword not in published:
+            raise TypeError(f"{family} got an unexpected keyword argument {keyword!r}")
+        if _plain(value) != _plain(published[keyword]):
+            raise ValueError(
+                f"{keyword}={value!r} is not supported: all published {family} detectors have "
+                f"{published[keyword]!r}"
+            )
+
+
+def variant_of(family: str, arch: str | dict | None, naming: dict, variants: dict, named: dict):
+    """The variant that ``arch`` or the reference's own keywords name.
+
+    Args:
+        family: for the messages.
+        arch: a variant's name, the fields of one, or None: what ``naming`` says, else the first.
+        naming: those of a config's keywords that describe a variant.
+        variants: the published ones by name.
+        named: the keywords that describe each of them, by name.
+
+    Raises:
+        TypeError: both name one.
+        ValueError: there is no such variant.
+    """
+    if arch is None:
+        for name, keywords in named.items():
+            if all(_plain(keywords[key]) == _plain(value) for key, value in naming.items()):
+                return variants[name]
+        found = ", ".join(f"{key}={value}" for key, value in naming.items())
+        raise ValueError(f"no published {family} detector has {found}")
+    if naming:
+        raise TypeError(f"arch sets the variant already; remove {', '.join(naming)}")
+    if isinstance(arch, dict):
+        return type(next(iter(variants.values())))(**arch)
+    if arch not in variants:
+        raise ValueError(f"arch must be one of {', '.join(variants)}, got {arch!r}")
+    return variants[arch]
+
+
+def ignoring_resnet(**instead):
+    """Let a backbone's ``__init__`` drop what its config inherited from mmdet's ResNet.
+
+    The reference swallowed these keywords; to give them their meaning here would train something
+    else. A warning names them.
+
+    Args:
+        instead: what the published detectors had in their place.
+    """
+
+    def decorate(init):
+        @wraps(init)
+        def adapted(self, *args, **settings):
+            inherited = [key for key in RESNET if key in settings]
+            if inherited:
+                inherited += [key for key in SHARED_WITH_RESNET if key in settings]
+                inherited += [key for key in WEIGHTS if "torchvision://" in str(settings.get(key))]
+                print_log(
+                    f"{type(self).__name__} ignores what its config inherits from a ResNet, as the "
+                    f"reference did: {_named(settings, inherited)}. As published: "
+                    f"{_named(instead, instead)}. Say _delete_=True in the backbone to choose.",
+                    get_logger("mmcv"),
+                    logging.WARNING,
+                )
+                settings = {key: settings[key] for key in settings if key not in inherited}
+                settings = {**instead, **settings}
+            init(self, *args, **settings)
+
+        return adapted
+
+    return decorate
+
+
+def _named(settings: Mapping, keys: Collection[str]) -> str:
+    return ", ".join(f"{key}={settings[key]!r}" for key in keys)
+
+
+def _plain(value):
+    return list(value) if isinstance(value, (tuple, list)) else value
