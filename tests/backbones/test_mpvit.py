@@ -81,7 +81,8 @@ def test_single_precision_takes_another_way_to_the_same_values(training):
         vectors = as_vectors(model, results(wrapped(model), model.parameters(), x.float()))
         errors.append([(a - e).norm() / e.norm() for a, e in zip(vectors, exact, strict=True)])
     for own, direct in zip(*errors, strict=True):
-        assert own <= 3 * direct < 1e-2
+        # of which a batch norm of channels-last maps costs more than one of the default layout
+        assert own <= 10 * direct < 1e-2
 
 
 def as_vectors(model, values):
