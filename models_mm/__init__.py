@@ -1,7 +1,7 @@
 """models_mm: research backbones for MMDetection 2.28 on today's PyTorch.
 
-Importing the package registers its backbones with mmdet and makes mmcv 1.7 and mmdet 2.28 run on
-the installed PyTorch; configs do it with ``custom_imports = dict(imports=['models_mm'])``.
+Importing the package registers its backbones and heads with mmdet and makes mmcv 1.7 and mmdet 2.28
+run on the installed PyTorch; configs do it with ``custom_imports = dict(imports=['models_mm'])``.
 """
 
 from models_mm.version import __version__  # isort: skip
@@ -9,7 +9,7 @@ from models_mm import compat
 
 compat.apply()
 
-from models_mm import backbones  # noqa: E402, F401  (registers; needs mmcv.ops, hence compat)
+from models_mm import backbones, heads  # noqa: E402, F401  (register; need mmcv.ops, hence compat)
 from models_mm.zoo import create_backbone, get_config, list_configs  # noqa: E402
 
 __all__ = ["__version__", "create_backbone", "get_config", "list_configs"]

@@ -22,7 +22,7 @@ from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models_mm.layers.conv_norm import conv_norm, conv_norm_silu, pointwise
+from models_mm.layers.conv_norm import conv_norm, conv_norm_act, pointwise
 from models_mm.layers.window_attention import WindowAttention
 
 from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
@@ -64,8 +64,8 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # Sizes that are no multiples of 4 count as such, filled with zeros.
         x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
-        x = conv_norm_silu(self.proj1, self.norm1, x)
-        return conv_norm_silu(self.proj2, self.norm, x)
+        x = conv_norm_act(self.proj1, self.norm1, x)
+        return conv_norm_act(self.proj2, self.norm, x)
 
     def fuse(self) -> None:
         self.proj1, self.norm1 = fold_norm(self.proj1, self.norm1)
@@ -105,7 +105,7 @@ class ConvNormSiLUs(ConvNorms):
 
     def forward(self, x: Tensor) -> Tensor:
         for i in self.pairs():
-            x = conv_norm_silu(self[i], self[i + 1], x)
+            x = conv_norm_act(self[i], self[i + 1], x)
         return x
 
 

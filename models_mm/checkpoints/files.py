@@ -13,26 +13,29 @@ import numpy as np
 import torch
 
 from models_mm.checkpoints.families import source_of
+from models_mm.checkpoints.pickles import read_pickle
 from models_mm.errors import CheckpointError
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def _named_as_in_old_files():
-    """NumPy's scalar constructor under the module name that files of NumPy 1 carry."""
+def _named_as_in_old_files(function):
+    """A function of NumPy's under the module name that files of NumPy 1 carry."""
 
-    def scalar(*args):
-        return np._core.multiarray.scalar(*args)
+    def constructor(*args):
+        return function(*args)
 
-    scalar.__module__, scalar.__qualname__ = "numpy.core.multiarray", "scalar"
-    return scalar
+    constructor.__module__, constructor.__qualname__ = "numpy.core.multiarray", function.__name__
+    return constructor
 
 
-def _numpy_scalars() -> list:
-    """What a NumPy number in a checkpoint's meta (a best score) is rebuilt from: plain data."""
-    if not hasattr(np, "_core"):  # NumPy 1
-        return [np.core.multiarray.scalar, np.dtype, *_dtypes()]
-    return [np._core.multiarray.scalar, _named_as_in_old_files(), np.dtype, *_dtypes()]
+def _numpy_data() -> list:
+    """What NumPy's numbers (a best score) and arrays (weights) are rebuilt from: plain data."""
+    core = np._core if hasattr(np, "_core") else np.core  # the name until NumPy 1
+    constructors = [core.multiarray.scalar, core.multiarray._reconstruct]
+    if hasattr(np, "_core"):
+        constructors += [_named_as_in_old_files(function) for function in constructors]
+    return [*constructors, np.ndarray, np.dtype, *_dtypes()]
 
 
 def _dtypes() -> list:
@@ -51,7 +54,7 @@ _YacsSettings.__module__, _YacsSettings.__qualname__ = "yacs.config", "CfgNode"
 # Plain data all of them. A Namespace of training options is in many classification files; sets and
 # encoded strings (in NumPy's numbers) are what later versions of torch allow by themselves.
 torch.serialization.add_safe_globals(
-    [argparse.Namespace, _YacsSettings, set, codecs.encode, *_numpy_scalars()]
+    [argparse.Namespace, _YacsSettings, set, codecs.encode, *_numpy_data()]
 )
 
 
@@ -61,7 +64,7 @@ def is_url(path: str) -> bool:
 
 
 def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = False) -> dict:
-    """Read a checkpoint file with ``weights_only=True``.
+    """Read a checkpoint file with ``weights_only=True``, or a ``.pkl`` of plain data and arrays.
 
     Args:
         path: a local file.
@@ -83,7 +86,12 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = F
             "be loaded here: take the checkpoint that it was made from"
         )
     try:
-        checkpoint = torch.load(path, map_location=map_location or "cpu", weights_only=not trust)
+        if path.suffix == ".pkl" and not _members(path):
+            checkpoint = read_pickle(path, trust)
+        else:
+            checkpoint = torch.load(
+                path, map_location=map_location or "cpu", weights_only=not trust
+            )
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(_explanation(path, error)) from error
     if not isinstance(checkpoint, dict):

@@ -14,6 +14,7 @@ import logging
 import re
 from collections import OrderedDict
 
+import numpy as np
 import torch
 from mmcv.cnn.utils.weight_init import update_init_info
 from mmcv.parallel import is_module_wrapper
@@ -171,7 +172,10 @@ def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> di
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break
-    entries = OrderedDict(checkpoint)
+    entries = OrderedDict(
+        (key, torch.from_numpy(value.copy()) if is_numeric_array(value) else value)
+        for key, value in checkpoint.items()
+    )
     named = all(isinstance(key, str) for key in entries)
     if not entries or not named or not all(isinstance(v, torch.Tensor) for v in entries.values()):
         found = ", ".join(sorted(map(str, checkpoint))[:SHOWN]) or "nothing"
@@ -179,6 +183,11 @@ def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> di
     for pattern, replacement in revise_keys:
         entries = OrderedDict((re.sub(pattern, replacement, k), v) for k, v in entries.items())
     return entries
+
+
+def is_numeric_array(value) -> bool:
+    """Whether a value is a NumPy array that a tensor can hold."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
 def is_detector(entries: dict) -> bool:
@@ -205,7 +214,8 @@ def fill(model: nn.Module, entries: dict, path: str, family: Family = OTHER) -> 
         The legitimately unused keys of the file.
 
     Raises:
-        CheckpointError: a key is missing, unexpected or of another shape; the model is unchanged.
+        CheckpointError: a key is missing, unexpected or of another shape, or two names of one
+            tensor differ; the model is unchanged.
     """
     own = model.state_dict()
     unexpected = [key for key in entries if key not in own]
@@ -220,8 +230,9 @@ def fill(model: nn.Module, entries: dict, path: str, family: Family = OTHER) -> 
         for key, value in own.items()
         if key in entries and entries[key].shape != value.shape
     ]
+    contradictory = contradictions(own, entries) if not wrong else []
     unexpected = sorted(set(unexpected) - set(dropped))
-    if missing or unexpected or wrong:
+    if missing or unexpected or wrong or contradictory:
         lines = [f"{path} is not a checkpoint of this {type(model).__name__}:"]
         lines += [
             _named(f"  {len(keys)} {what}:", keys)
@@ -229,12 +240,26 @@ def fill(model: nn.Module, entries: dict, path: str, family: Family = OTHER) -> 
                 ("missing", missing),
                 ("unexpected", unexpected),
                 ("of another shape", wrong),
+                ("at odds with another name of the same tensor", contradictory),
             )
             if keys
         ]
         raise CheckpointError("\n".join(lines))
     model.load_state_dict({k: v for k, v in entries.items() if k in own}, strict=False)
     return dropped
+
+
+def contradictions(own: dict, entries: dict) -> list[str]:
+    """Keys of a file whose values differ although they name one tensor of the model."""
+    first: dict[tuple, str] = {}
+    found = []
+    for key, value in own.items():
+        if key not in entries or not value.numel():
+            continue
+        same = first.setdefault((value.data_ptr(), value.shape), key)
+        if same != key and not torch.equal(entries[key], entries[same]):
+            found.append(key)
+    return found
 
 
 def _named(lead: str, keys: list[str]) -> str:

@@ -1,21 +1,41 @@
-"""Convolution and batch norm, with or without SiLU, in as few passes over the map as can be.
+"""Convolution, batch norm and perhaps an activation, in as few passes over the map as can be.
 
 A norm with fixed statistics is part of the convolution before it. A norm that learns its
-statistics leaves nothing for the backward pass but the convolution's output: SiLU's input is
-computed again, which a third of the memory of a light convolution path is worth.
+statistics leaves nothing for the backward pass but the convolution's output: the activation's input
+is computed again, which a third of the memory of a light convolution path is worth.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .linear import linear
+
+
+class Activation(NamedTuple):
+    """An activation, and its gradient by that of the output and the input, which it overwrites."""
+
+    forward: Callable[..., Tensor]
+    backward: Callable[[Tensor, Tensor], Tensor]
+
+
+ACTIVATIONS = {
+    "silu": Activation(F.silu, lambda grad, x: torch.ops.aten.silu_backward(grad, x, grad_input=x)),
+    "hardswish": Activation(
+        F.hardswish, lambda grad, x: torch.ops.aten.hardswish_backward(grad, x, out=x)
+    ),
+}
+
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution; of a channels-last map, the matrix product that its memory is ready for."""
     if not x.is_contiguous(memory_format=torch.channels_last):
         return F.conv2d(x, weight, bias)
-    return F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    return linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,14 +57,14 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), shift)
 
 
-def conv_norm_silu(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """``silu(norm(conv(x)))``, as :func:`conv_norm`."""
+def conv_norm_act(conv: nn.Conv2d, norm: nn.Module, x: Tensor, act: str = "silu") -> Tensor:
+    """``act(norm(conv(x)))``, as :func:`conv_norm`; ``act`` is one of ``ACTIVATIONS``."""
     if type(norm) is not nn.BatchNorm2d or not norm.training:
         x = conv_norm(conv, norm, x)
-        return F.silu(x, inplace=not x.requires_grad)
+        return ACTIVATIONS[act].forward(x, inplace=not x.requires_grad)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    return _NormSiLU.apply(
+    return _NormAct.apply(
         convolve(conv, x, conv.weight, conv.bias),
         norm.weight,
         norm.bias,
@@ -52,26 +72,27 @@ def conv_norm_silu(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
         norm.running_var,
         norm.momentum,
         norm.eps,
+        ACTIVATIONS[act],
     )
 
 
-class _NormSiLU(torch.autograd.Function):
-    """Batch norm by the batch's statistics, then SiLU; keeps its input and no other map."""
+class _NormAct(torch.autograd.Function):
+    """Batch norm by the batch's statistics, activation; keeps its input and no other map."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
+    def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, act):
         y, mean, inverse_std = torch.native_batch_norm(
             x, weight, bias, running_mean, running_var, True, momentum, eps
         )
         ctx.save_for_backward(x, weight, bias, mean, inverse_std)
-        ctx.eps = eps
-        return F.silu(y, inplace=True)
+        ctx.eps, ctx.act = eps, act
+        return act.forward(y, inplace=True)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, bias, mean, inverse_std = ctx.saved_tensors
         y = F.batch_norm(x, mean, inverse_std.pow(-2), weight, bias, training=False, eps=0.0)
-        grad = torch.ops.aten.silu_backward(grad, y, grad_input=y)  # in the memory of y
+        grad = ctx.act.backward(grad, y)
         grads = torch.ops.aten.native_batch_norm_backward(
             grad,
             x,
@@ -84,4 +105,4 @@ class _NormSiLU(torch.autograd.Function):
             ctx.eps,
             ctx.needs_input_grad[:3],
         )
-        return *grads, None, None, None, None
+        return *grads, None, None, None, None, None

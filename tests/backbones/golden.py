@@ -25,6 +25,10 @@ VARIANTS = {
     "dfvt_t": {"type": "dfvt_t"},
     "dfvt_s": {"type": "dfvt_s"},
     "dfvt_b": {"type": "dfvt_b"},
+    "mpvit_t": {"type": "mpvit_tiny"},
+    "mpvit_xs": {"type": "mpvit_xsmall"},
+    "mpvit_s": {"type": "mpvit_small"},
+    "mpvit_b": {"type": "mpvit_base"},
 }
 
 

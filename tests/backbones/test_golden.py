@@ -10,7 +10,7 @@ from .golden import GOLDEN, VARIANTS, build, fill_weights, images
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.json"))
 
 # Relative to absmax, by family.
-TOLERANCES = {"biformer": 1e-12, "dfvt": 1e-12, "recnext": 1e-12}
+TOLERANCES = {"biformer": 1e-12, "dfvt": 1e-12, "mpvit": 1e-12, "recnext": 1e-12}
 DEFAULT_TOLERANCE = 1e-10
 
 

@@ -1,0 +1,15 @@
+_base_ = [
+    "../_base_/models/cascade_mask_rcnn_fpn.py",
+    "../_base_/datasets/coco_instance_detectron2.py",
+    "../_base_/schedules/mpvit_1x.py",
+    "../_base_/iteration_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        type="mpvit_tiny",
+        norm_cfg=dict(type="SyncBN", requires_grad=True),
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="pretrain/mpvit_tiny_d2.pth"),
+    ),
+    neck=dict(in_channels=[96, 176, 216, 216]),
+)
