@@ -1,23 +1,128 @@
-"""Rewrite checkpoints so that they load safely, or in MMDetection.
+"""Say what a checkpoint is, convert it, publish it.
 
-``rewrite IN OUT`` keeps what a checkpoint is made of - tensors, numbers, strings, lists and
-dictionaries - and drops and names everything else. ``--trust`` unpickles the file completely,
-which RUNS THE CODE IT BRINGS ALONG: only for files whose origin you trust.
+    inspect FILE                        family, variant, kind, epoch, AP, and whether it is complete
+    recnext-classification IN OUT       a published ImageNet file -> a backbone's weights
+    recnext-detection IN OUT            a published detector -> the same without optimizer
+    mpvit-detectron2 IN OUT             MPViT's detectron2 files (.pth, .pkl) -> MMDetection's
+    publish IN OUT                      weights only, checked, with a hash in the name
+    rewrite IN OUT                      keep tensors and plain data, whatever the file is
 
-``mpvit-detectron2 IN OUT`` converts MPViT's published backbones, RetinaNets and Mask R-CNNs
-(``.pth`` or ``.pkl``) for the configs of configs/mpvit. Every entry is used or known to be useless
-and every weight of the model filled, or nothing is written. With ``--check`` nothing is written
-anyway.
+The other families' commands are named alike. Every entry of an input is used or known to be useless
+and every weight of the model filled, or nothing is written. Files ending in .safetensors are read
+and written too.
+
+Files are read without running what they bring along. One that needs more is refused; ``--trust``
+unpickles it completely, which RUNS ITS CODE: only for files whose origin you trust.
 """
 
 import argparse
+import hashlib
+from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import models_mm  # noqa: F401  isort: skip  (before mmdet, which does not import without it)
 from models_mm.checkpoints import read_checkpoint, write_checkpoint
+from models_mm.checkpoints.families import FAMILIES
 from models_mm.checkpoints.files import plain
+from models_mm.checkpoints.loading import unwrap
 from models_mm.engine.cli import run
 from models_mm.engine.convert import convert_mpvit
+from models_mm.engine.identify import Identity, identify
+from models_mm.errors import CheckpointError
+
+SCORES = ("best_score", "max_accuracy", "best_acc")
+PROGRESS = ("epoch", "iter", "iteration")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """Print what a checkpoint is; exit with 1 when it is not completely that."""
+    checkpoint = read_checkpoint(args.input, trust=args.trust)
+    entries = unwrap(checkpoint, args.input)
+    identity = identify(entries, args.input, args.config)
+    path, meta = Path(args.input), checkpoint.get("meta") or {}
+    facts = {"file": f"{path} ({path.stat().st_size:,} bytes)", "sha256": sha256(path)}
+    facts |= {"family": identity.family or "-", "variant": identity.variant or "-"}
+    facts |= {"kind": identity.kind}
+    facts |= {key: value for key, value in progress(checkpoint, meta).items()}
+    weights = sum(value.numel() for value in entries.values())
+    facts["weights"] = f"{len(entries)} entries, {weights / 1e6:.2f} M values"
+    others = sorted(str(key) for key in checkpoint if key not in ("state_dict", "model", "meta"))
+    if others and len(others) < len(entries):
+        facts["beside them"] = ", ".join(others)
+    facts["complete"] = "no: " + identity.fault if identity.fault else "yes, it loads strictly"
+    if identity.kind == "detectron2":
+        facts["complete"] = "convert it first: convert_checkpoint.py mpvit-detectron2 IN OUT"
+    for key, value in facts.items():
+        print(f"{key + ':':13}{value}")
+    if identity.fault:
+        raise SystemExit(1)
+
+
+def progress(checkpoint: dict, meta: dict) -> dict:
+    """Epoch, iteration and scores that a file tells of."""
+    places = (checkpoint, meta, meta.get("hook_msgs") or {})
+    return {
+        key: place[key]
+        for place in places
+        for key in (*PROGRESS, *SCORES)
+        if isinstance(place.get(key), (int, float))
+    }
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def convert(args: argparse.Namespace) -> None:
+    """One family's published format, to weights that load here."""
+    checkpoint = read_checkpoint(args.input, trust=args.trust)
+    entries = unwrap(checkpoint, args.input)
+    identity = complete(identify(entries, args.input, args.config), args.input)
+    classification = identity.kind in ("classification", "backbone")
+    if identity.family != args.family or classification != (args.kind == "classification"):
+        raise CheckpointError(
+            f"{args.input} is no {args.family} {args.kind} file but {described(identity)}"
+        )
+    write(identity, checkpoint, args.output, args.input)
+
+
+def publish(args: argparse.Namespace) -> None:
+    """Weights only, checked to be complete, under a name that ends in their hash."""
+    checkpoint = read_checkpoint(args.input, trust=args.trust)
+    identity = identify(unwrap(checkpoint, args.input), args.input, args.config)
+    complete(identity, args.input)
+    output = Path(args.output)
+    write(identity, checkpoint, args.output, args.input)
+    final = output.with_name(f"{output.stem}-{sha256(output)[:8]}{output.suffix}")
+    output.rename(final)
+    print(f"published {final}")
+
+
+def complete(identity: Identity, path: str) -> Identity:
+    """An identity whose weights are complete.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if identity.state is None:
+        reason = identity.fault or "convert it with mpvit-detectron2 first"
+        raise CheckpointError(f"{path} is {described(identity)}: {reason}")
+    return identity
+
+
+def described(identity: Identity) -> str:
+    """An identity in words."""
+    return f"{identity.variant} ({identity.kind})" if identity.variant else identity.kind
+
+
+def write(identity: Identity, checkpoint: dict, output: str, source: str) -> None:
+    """Write an identity's model, and the plain part of the meta."""
+    meta, _ = plain(checkpoint.get("meta") or {})
+    meta |= {"variant": identity.variant, "kind": identity.kind, "converted_from": str(source)}
+    write_checkpoint({"meta": meta, "state_dict": identity.state}, output)
+    print(f"{source} is {described(identity)}, complete")
+    print(f"wrote {output}")
 
 
 def rewrite(args: argparse.Namespace) -> None:
@@ -53,20 +158,41 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser("rewrite", help="keep tensors and plain data only")
-    command.add_argument("input", metavar="IN", help="checkpoint to read")
-    command.add_argument("output", metavar="OUT", help="checkpoint to write")
-    command.add_argument(
-        "--trust", action="store_true", help="unpickle IN completely; this runs its code"
+
+    def add(name: str, act, summary: str, output: bool = True, **defaults):
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("input", metavar="IN" if output else "FILE", help="file to read")
+        if output:
+            command.add_argument("output", metavar="OUT", help="checkpoint to write")
+        command.add_argument(
+            "--trust", action="store_true", help="unpickle IN completely; this runs its code"
+        )
+        command.set_defaults(act=act, config=None, **defaults)
+        return command
+
+    config = dict(help="the detector's config, instead of the catalogue's")
+    add("inspect", inspect, "say what a checkpoint is", output=False).add_argument(
+        "--config", **config
     )
-    command.set_defaults(act=rewrite)
+    for family in FAMILIES:
+        for kind in ("classification", "detection"):
+            if (family.name, kind) == ("mpvit", "detection"):
+                continue  # they are detectron2's
+            summary = f"{family.name}'s published {kind} files, checked, weights only"
+            command = add(f"{family.name}-{kind}", convert, summary, family=family.name, kind=kind)
+            if kind == "detection":
+                command.add_argument("--config", **config)
     command = commands.add_parser("mpvit-detectron2", help="MPViT's files, for MMDetection")
     command.add_argument("input", metavar="IN", help="checkpoint of detectron2, .pth or .pkl")
     command.add_argument("output", metavar="OUT", nargs="?", help="checkpoint to write")
     command.add_argument("--check", action="store_true", help="convert, but write nothing")
     command.set_defaults(act=mpvit_detectron2)
+    add("publish", publish, "strip and check a checkpoint, and add its hash").add_argument(
+        "--config", **config
+    )
+    add("rewrite", rewrite, "keep tensors and plain data only")
     args = parser.parse_args()
-    if args.output is None and not args.check:
+    if args.command == "mpvit-detectron2" and args.output is None and not args.check:
         parser.error("OUT is missing: where to write (or give --check)")
     args.act(args)
 

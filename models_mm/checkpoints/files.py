@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import json
 import os
 import pickle
 import re
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from models_mm.checkpoints.families import source_of
 from models_mm.checkpoints.pickles import read_pickle
@@ -64,7 +67,7 @@ def is_url(path: str) -> bool:
 
 
 def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = False) -> dict:
-    """Read a checkpoint file with ``weights_only=True``, or a ``.pkl`` of plain data and arrays.
+    """Read a checkpoint file with ``weights_only=True``, a ``.pkl`` of plain data or safetensors.
 
     Args:
         path: a local file.
@@ -86,7 +89,9 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = F
             "be loaded here: take the checkpoint that it was made from"
         )
     try:
-        if path.suffix == ".pkl" and not _members(path):
+        if path.suffix == ".safetensors":
+            checkpoint = _read_safetensors(path, map_location or "cpu")
+        elif path.suffix == ".pkl" and not _members(path):
             checkpoint = read_pickle(path, trust)
         else:
             checkpoint = torch.load(
@@ -99,6 +104,26 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = F
             f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary"
         )
     return checkpoint
+
+
+def _read_safetensors(path: Path, map_location) -> dict:
+    with safe_open(path, framework="pt", device=str(map_location)) as file:
+        state_dict = OrderedDict((key, file.get_tensor(key)) for key in file.keys())
+        meta = (file.metadata() or {}).get("meta")
+    return {"meta": json.loads(meta) if meta else {}, "state_dict": state_dict}
+
+
+def _write_safetensors(checkpoint: dict, path: Path) -> None:
+    more = sorted(set(checkpoint) - {"meta", "state_dict"})
+    if more or "state_dict" not in checkpoint:
+        raise CheckpointError(
+            f"{path}: safetensors hold a state_dict and meta, and no {', '.join(map(str, more))}: "
+            "`python tools/convert_checkpoint.py publish IN OUT.safetensors` keeps the weights"
+        )
+    # One name of a shared tensor may not stand for another there.
+    tensors = {key: value.clone() for key, value in checkpoint["state_dict"].items()}
+    meta, _ = plain(checkpoint.get("meta", {}))
+    save_file(tensors, path, metadata={"meta": json.dumps(meta), "format": "pt"})
 
 
 def _explanation(path: Path, error: Exception) -> str:
@@ -142,8 +167,11 @@ def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
+        if path.suffix == ".safetensors":
+            _write_safetensors(checkpoint, temporary)
+        with open(temporary, "ab" if temporary.exists() else "wb") as file:
+            if path.suffix != ".safetensors":
+                torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
