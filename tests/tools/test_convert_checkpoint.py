@@ -81,13 +81,10 @@ def test_classification_file(tool, tmp_path, variant):
     written = read_checkpoint(target)
     classifier = CLASSIFICATION[variant][0]
     assert set(written["state_dict"]) == set(entries) - set(classifier)
-    assert all(
-        torch.equal(written["state_dict"][key], entries[key]) for key in written["state_dict"]
-    )
+    assert all(torch.equal(value, entries[key]) for key, value in written["state_dict"].items())
     backbone = models_mm.create_backbone(variant, pretrained=target)
-    assert torch.equal(
-        next(iter(backbone.parameters())), next(iter(written["state_dict"].values()))
-    )
+    name, parameter = next(backbone.named_parameters())
+    assert torch.equal(parameter, entries[name])
     assert "kind:        backbone" in tool("inspect", target)
 
     other = next(name for name in ("dfvt", "recnext") if name != family)
@@ -116,7 +113,7 @@ def test_detection_file_is_published(tool, tmp_path, config, classes):
     cfg.model.backbone.init_cfg = None
     heads = cfg.model.get("roi_head", {"": cfg.model.get("bbox_head")})
     for head in heads.values():
-        if "num_classes" in (head or {}) and classes != 80:
+        if isinstance(head, dict) and "num_classes" in head:
             head.num_classes = classes
     detector = build_detector(cfg.model)
     source, target = tmp_path / "epoch_12.pth", tmp_path / "best.pth"
