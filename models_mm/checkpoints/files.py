@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import errno
 import os
 import pickle
 import re
@@ -15,6 +16,7 @@ import torch
 from models_mm.checkpoints.families import source_of
 from models_mm.errors import CheckpointError
 
+TEMPORARY = ".tmp"  # the end of the names of files that are being written
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -130,17 +132,54 @@ def missing_file_message(path: str) -> str:
 
 
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
-    """Write a checkpoint under a temporary name, sync it, and move it into place."""
+    """Write a checkpoint under a temporary name, sync it, and move it into place.
+
+    Whatever happens meanwhile, ``path`` holds afterwards its old content or all of the new.
+
+    Raises:
+        CheckpointError: the disk is full or a quota or size limit is reached.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with open(temporary, "wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        reason = no_room(error)
+        if reason is None:
+            raise
+        raise CheckpointError(
+            f"{path} cannot be written: {reason}. Nothing was overwritten; make room and go on "
+            "with --auto-resume"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def no_room(error: BaseException | None) -> str | None:
+    """Why there is no room for a file, if that is what an error (or its cause) is about."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return os.strerror(number).lower()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def plain(value, where: str = "") -> tuple[object, list[str]]:

@@ -58,7 +58,7 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         UserError: an unknown type or keyword in the config.
     """
-    model = _build(
+    model = built(
         "model",
         lambda: build_detector(cfg.model, cfg.get("train_cfg"), cfg.get("test_cfg")),
     )
@@ -77,7 +77,7 @@ def build_data(cfg: dict, split: str, default_args: dict | None = None):
         UserError: it cannot be read or has no images.
     """
     files = ", ".join(path for key, path in data_paths(cfg) if key == "ann_file")
-    dataset = _build(f"data.{split} ({files})", lambda: build_dataset(cfg, default_args))
+    dataset = built(f"data.{split} ({files})", lambda: build_dataset(cfg, default_args))
     if len(dataset) == 0:
         raise UserError(
             f"data.{split} has no usable images ({files}): it is empty, or none of its categories "
@@ -86,7 +86,7 @@ def build_data(cfg: dict, split: str, default_args: dict | None = None):
     return dataset
 
 
-def _build(what: str, build: Callable):
+def built(what: str, build: Callable):
     """Call a builder of mmcv's registries; what it raises names the type and the reason."""
     try:
         return build()
