@@ -28,7 +28,7 @@ def run(main: Callable[[], None]) -> None:
             main()
     except Preempted as stopped:
         say(f"ended as asked; --auto-resume goes on from {stopped}")
-        leave(preemption.exit_code())
+        leave(preemption.exit_code(this_rank()))
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:

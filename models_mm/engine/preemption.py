@@ -44,16 +44,19 @@ def ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def exit_code() -> int:
-    """The code to end with: to torchrun, which would restart or kill the others, that all is well.
+def exit_code(rank: int) -> int:
+    """The code for a rank to end with, once all have met: that of the job is rank 0's.
 
-    Leaves word for ``tools/launch.py``, which then exits with :data:`EXIT_CODE` itself.
+    Launchers kill the others as soon as one ends with anything but 0, and torchrun starts again.
     """
     marker = os.environ.get(MARKER)
-    if not marker:
-        return EXIT_CODE
-    open(marker, "w").close()
-    return 0
+    if marker:  # tools/launch.py exits with the code itself
+        open(marker, "w").close()
+        return 0
+    if rank > 0:
+        return 0
+    time.sleep(1)  # the others are gone
+    return EXIT_CODE
 
 
 def _noted(number: int, frame) -> None:

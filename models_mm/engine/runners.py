@@ -140,6 +140,10 @@ class Resumable:
             else f"resumed {checkpoint}: iteration {self.iter}"
         )
 
+    def run(self, data_loaders: list, workflow: list, **kwargs) -> None:
+        self.data_loader = data_loaders[0]  # an evaluation before the first epoch logs its length
+        super().run(data_loaders, workflow, **kwargs)
+
     def call_hook(self, fn_name: str) -> None:
         if fn_name != "after_train_iter" or not self.skip_step:
             return super().call_hook(fn_name)

@@ -1,0 +1,85 @@
+"""A training in two processes, killed again and again: ``kills_job.py WORK_DIR KILLS OPTIONS``.
+
+Prints for each round how it ended. Forked after the imports, which take longer than the training.
+"""
+
+import models_mm  # isort: skip  # noqa: F401
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+
+from models_mm.engine import train
+from models_mm.engine.cli import run
+
+
+def start(rank: int, port: int, arguments: list[str], log: str) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    os.setpgid(0, 0)  # with its data workers
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    run(lambda: train.main(arguments))
+    os._exit(0)
+
+
+def round_of(work: str, seconds: float, arguments: list[str]) -> bool:
+    """Train for some time, then kill both ranks; whether they came to the end before."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = os.path.join(work, "output.txt")
+    processes = [start(rank, port, arguments, log) for rank in range(2)]
+    deadline = time.time() + seconds
+    ended = {}
+    while len(ended) < 2 and time.time() < deadline:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid:
+            ended[pid] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    for pid in set(processes) - set(ended):
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    if any(ended.values()):
+        sys.exit(f"a rank ended with {ended}: " + open(log).read()[-3000:])
+    return len(ended) == 2
+
+
+def progress(log: str) -> str:
+    lines = [line for line in open(log) if "Epoch [" in line]
+    return lines[-1].split("Epoch ")[1].split("\t")[0] if lines else "no iteration"
+
+
+def main() -> None:
+    work, kills, arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    generator = random.Random(0)
+    os.makedirs(work, exist_ok=True)
+    arguments = [*arguments[:1], "--work-dir", work, "--launcher", "pytorch", *arguments[1:]]
+    seconds, before = 3.0, ""
+    killed = 0
+    while killed < kills:
+        if round_of(work, seconds * generator.uniform(0.6, 1.4), arguments):
+            sys.exit(f"the training was over after {killed} kills")
+        killed += 1
+        after = progress(os.path.join(work, "output.txt"))
+        print(f"killed in {after}", flush=True)
+        # long enough to get somewhere on this machine, short enough not to reach the end
+        seconds, before = (seconds * 1.3, after) if after == before else (seconds, after)
+    assert round_of(work, 300, arguments)
+
+
+if __name__ == "__main__":
+    main()
