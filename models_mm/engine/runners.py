@@ -145,11 +145,10 @@ class Resumable:
         super().run(data_loaders, workflow, **kwargs)
 
     def call_hook(self, fn_name: str) -> None:
-        if fn_name != "after_train_iter" or not self.skip_step:
-            return super().call_hook(fn_name)
         for hook in self._hooks:
-            if not isinstance(hook, OptimizerHook):
-                hook.after_train_iter(self)
+            # a hook before the optimizer's may have found that there is nothing to step on
+            if not (self.skip_step and isinstance(hook, OptimizerHook)):
+                getattr(hook, fn_name)(self)
 
     @contextmanager
     def explained_memory(self):

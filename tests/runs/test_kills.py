@@ -69,7 +69,7 @@ def test_a_file_cut_off_anywhere_is_left_aside(finished, tmp_path, caplog):
 def test_a_flipped_bit_is_noticed(finished, tmp_path):
     content = bytearray((finished / "epoch_2.pth").read_bytes())
     shutil.copy(finished / "epoch_1.pth", tmp_path)
-    weight = checkpoint(finished, "epoch_2.pth")["state_dict"]["bbox_head.retina_cls.weight"]
+    weight = checkpoint(finished, "epoch_2.pth")["state_dict"]["bbox_head.retina_cls.bias"]
     content[content.index(weight.numpy().tobytes()) + 7] ^= 1
     (tmp_path / "epoch_2.pth").write_bytes(content)
     assert find_newest(str(tmp_path), logging.getLogger("mmdet"))[0].endswith("epoch_1.pth")

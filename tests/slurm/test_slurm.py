@@ -46,7 +46,6 @@ def uninterrupted(cluster, arguments, run_tool, tmp_path_factory):
     command = (ROOT / "slurm_train.sh", "two", "whole", TINY, work, *arguments)
     done = run_tool(*command, env=cluster)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert not re.search("error", done.stderr)
     return work
 
 

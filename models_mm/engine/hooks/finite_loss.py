@@ -42,7 +42,7 @@ class FiniteLossHook(Hook):
             self.skipped = 0
             return
         names = [str(image.get("ori_filename", "?")) for image in metas(runner.data_batch)]
-        mine = names if not math.isfinite(float(runner.outputs["loss"])) else []
+        mine = names if not math.isfinite(runner.outputs["loss"].item()) else []
         images = ", ".join(name for of_rank in ranks.gather(mine) for name in of_rank)
         parts = [
             f"{name} {value:g}"
@@ -59,6 +59,16 @@ class FiniteLossHook(Hook):
             )
         runner.logger.warning(f"step left out: the loss is not finite in {where}")
         runner.skip_step = True
-        runner.log_buffer.clear()  # one NaN would make the mean of the interval one
+        forget(runner.log_buffer, runner.outputs["log_vars"])
         for name, value in runner.bare_model().named_buffers():
             value.copy_(self.buffers[name])
+
+
+def forget(log_buffer, names) -> None:
+    """Take an iteration's losses out of the means that are logged."""
+    for name in names:
+        for history in (log_buffer.val_history, log_buffer.n_history):
+            if history.get(name):
+                history[name].pop()
+            if not history.get(name):
+                history.pop(name, None)
