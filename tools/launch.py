@@ -88,7 +88,9 @@ def rendezvous() -> list[str]:
     address, port = environment.get("MASTER_ADDR", "127.0.0.1"), port or "29500"
     options.append(f"--nnodes={nodes}")
     if restarts != "0" and nodes != "1":
-        # agents that agree on starting again; they share out the ranks themselves
+        # Agents that agree on starting again; they share out the ranks themselves. Each start gets
+        # a store of its own: in the agents' the ranks would find addresses of the last one.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         return [
             *options,
             "--rdzv-backend=c10d",

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from pathlib import Path
 
 import mmcv
@@ -13,7 +12,7 @@ from mmdet.core import DistEvalHook, EvalHook, encode_mask_results
 from torch import nn
 from torch.utils.data import DataLoader
 
-from models_mm.engine import ranks, watchdog
+from models_mm.engine import watchdog
 from models_mm.engine.randomness import untouched
 from models_mm.errors import UserError
 
@@ -60,7 +59,6 @@ def collect(results: list, size: int, folder: Path) -> list | None:
         UserError: rank 0 does not see the other ranks' files.
     """
     rank, world = get_dist_info()
-    folder = folder / str(ranks.from_rank_0(f"{os.getpid()}_{time.time_ns()}"))
     folder.mkdir(parents=True, exist_ok=True)
     mmcv.dump(results, folder / f"part_{rank}.pkl")
     watchdog.meet("the results of all images")

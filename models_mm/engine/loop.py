@@ -92,7 +92,7 @@ class WorkerStart:
     start: object
 
     def __call__(self, worker: int) -> None:
-        preemption.ignore()
+        preemption.live_with_parent()
         if self.start is not None:
             self.start(worker)
 

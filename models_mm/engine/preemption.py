@@ -1,5 +1,6 @@
 """SIGTERM and SIGUSR1: end after this iteration, with a checkpoint; a second one ends at once."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -37,11 +38,15 @@ def listen() -> None:
     threading.Thread(target=_watch, args=(reader, os.getpid()), daemon=True).start()
 
 
-def ignore() -> None:
-    """In a data worker: live as long as the process that it works for needs it."""
+def live_with_parent() -> None:
+    """In a data worker: leave signals to the process that it works for, and do not outlive it."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # a worker whose parent was killed can wait for ever to hand over its last batch
+        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def exit_code(rank: int) -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 
 import mmcv
 import torch
@@ -16,6 +17,7 @@ from mmdet.models import build_detector
 from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
+from models_mm.engine import watchdog
 from models_mm.engine.configs import data_paths, find_config
 from models_mm.errors import UserError
 
@@ -42,11 +44,18 @@ def prepare(cfg: Config, args: argparse.Namespace) -> bool:
     setup_multi_processes(compat_cfg(cfg))
     distributed = args.launcher != "none"
     if distributed:
-        init_dist(args.launcher, **cfg.get("dist_params", dict(backend="nccl")))
+        init_dist(args.launcher, **process_group(cfg))
         cfg.gpu_ids = range(get_dist_info()[1])
     if get_dist_info()[0] == 0:
         mmcv.mkdir_or_exist(os.path.abspath(cfg.work_dir))
     return distributed
+
+
+def process_group(cfg: Config) -> dict:
+    """``dist_params``, with a ``timeout`` in seconds: after the watchdog's, which explains itself."""
+    settings = {"backend": "nccl", **cfg.get("dist_params", {})}
+    settings.setdefault("timeout", watchdog.timeout_of(cfg) + 60)
+    return {**settings, "timeout": timedelta(seconds=settings["timeout"])}
 
 
 def build_model(cfg: Config) -> nn.Module:

@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     if distributed:
         local_rank = int(os.environ["LOCAL_RANK"])
         model = build_ddp(model, cfg.device, device_ids=[local_rank], broadcast_buffers=False)
-        watchdog.start(cfg.get("faults", {}).get("hang_timeout", watchdog.TIMEOUT))
+        watchdog.start(cfg)
         tmpdir = args.tmpdir or os.path.join(cfg.work_dir, ".dist_test")
         results = multi_gpu_test(model, loader, tmpdir, args.gpu_collect)
     else:

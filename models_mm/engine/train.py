@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         mmdet_version=mmdet_version + get_git_hash()[:7],
         CLASSES=model.CLASSES,
     )
-    watchdog.start(cfg.get("faults", {}).get("hang_timeout", watchdog.TIMEOUT))
+    watchdog.start(cfg)
     train_detector(
         model,
         datasets,
@@ -134,6 +134,8 @@ def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
     Raises:
         UserError: not every rank sees the checkpoint.
     """
+    # a launcher that starts again after a fault may know so on some machines only
+    (auto_resume,) = ranks.any_rank(auto_resume)
     if auto_resume and not cfg.get("resume_from"):
         found = find_newest(cfg.work_dir, logger) if get_dist_info()[0] == 0 else None
         cfg.resume_from = ranks.from_rank_0(found and found[0])

@@ -142,11 +142,16 @@ class Watchdog:
 _current: Watchdog | None = None
 
 
-def start(timeout: float) -> None:
+def timeout_of(cfg: dict) -> float:
+    """What a config sets."""
+    return cfg.get("faults", {}).get("hang_timeout", TIMEOUT)
+
+
+def start(cfg: dict) -> None:
     """Begin to watch, in a distributed job; every rank calls it."""
     global _current
     if dist.is_initialized() and get_dist_info()[1] > 1:
-        _current = Watchdog(timeout)
+        _current = Watchdog(timeout_of(cfg))
 
 
 def stop() -> None:

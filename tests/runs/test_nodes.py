@@ -60,6 +60,7 @@ def test_a_dead_rank_is_named_on_every_node(demo_data, start_tool, tmp_path):
     wait_for(lambda: "Epoch [2][" in said(tmp_path / "w"))
     os.kill(ranks_of(tmp_path / "w")[1], signal.SIGKILL)
     assert all(node.wait(timeout=90) for node in nodes)
+    wait_for(lambda: not ranks_of(tmp_path / "w"))  # nor data workers, which would be found too
     host = re.escape(socket.gethostname())
     assert re.search(
         rf"error: rank \d \(process \d+ on {host}\) was killed by SIGKILL", said(tmp_path / "w")
