@@ -52,7 +52,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> bool:
 
 
 def process_group(cfg: Config) -> dict:
-    """``dist_params``, with a ``timeout`` in seconds: after the watchdog's, which explains itself."""
+    """``dist_params``; a ``timeout`` is in seconds, by default later than the watchdog's."""
     settings = {"backend": "nccl", **cfg.get("dist_params", {})}
     settings.setdefault("timeout", watchdog.timeout_of(cfg) + 60)
     return {**settings, "timeout": timedelta(seconds=settings["timeout"])}

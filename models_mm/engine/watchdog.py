@@ -5,12 +5,14 @@ beside the process group. Waits that have no limit of their own, such as that fo
 go through the store too: the process group's timeout does not apply to them.
 """
 
+import math
 import os
 import socket
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -20,6 +22,18 @@ from models_mm.engine import ranks
 
 TICK = 1.0  # seconds
 TIMEOUT = 1800.0  # seconds, where the config does not say
+
+
+@dataclass
+class Heard:
+    """What a rank has said last, and when (on this rank's clock) that changed."""
+
+    tick: str
+    steps: int
+    paused: bool
+    doing: str
+    ticked: float
+    stepped: float
 
 
 class Watchdog:
@@ -45,21 +59,23 @@ class Watchdog:
             self.store = dist.TCPStore(address, port, is_master=False, timeout=patience)
         self.hosts = ranks.gather(socket.gethostname())
         now = time.monotonic()
-        # per rank: its last word, and when its ticks and its steps last changed
-        self.heard = [("", now, "", now) for _ in range(self.world)]
+        self.heard = [Heard("", 0, True, "starting", now, now) for _ in range(self.world)]
         self._tick(0)
         dist.barrier()
-        threading.Thread(target=self._run, daemon=True).start()
+        self.contact = time.monotonic()
+        for duty in (self._talk, self._watch):
+            threading.Thread(target=duty, daemon=True).start()
 
     def name(self, rank: int) -> str:
         """A rank as messages call it."""
         return f"rank {rank} (host {self.hosts[rank]})"
 
     def _tick(self, number: int) -> None:
-        word = f"{number} {self.steps}{'p' if self.pauses else ''} {self.doing}"
+        word = f"{number} {self.steps} {self.pauses} {self.doing}"
         self.store.set(f"rank {self.rank}", word)
 
-    def _run(self) -> None:
+    def _talk(self) -> None:
+        """Tell and listen; a rank 0 that is stopped blocks this thread, and no other."""
         number = 0
         while not self.ended.wait(TICK):
             number += 1
@@ -67,60 +83,59 @@ class Watchdog:
                 self._tick(number)
                 self.listen()
             except (RuntimeError, ValueError):  # rank 0, which keeps the store, is gone
+                self.contact = -math.inf
+                return
+            self.contact = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(TICK):
+            if time.monotonic() - self.contact > self.timeout:
                 if self.ended.wait(2 * TICK):
                     return
-                if self.rank == 1:
-                    self.end([0], "does not answer any more")
-                self.ended.wait(5)
-                os._exit(1)
-            lost = self.lost(self.timeout)
-            if lost:
+                lost, speaker, why = [0], 1, "does not answer any more"
+            else:
+                lost = self.lost(self.timeout)
                 speaker = min(set(range(self.world)) - set(self.dead(self.timeout)), default=0)
+                why = f"made no progress for {self.timeout:.0f} s (faults.hang_timeout)"
+            if lost:
                 if speaker != self.rank:
                     self.ended.wait(5)
-                self.end(lost, f"made no progress for {self.timeout:.0f} s (faults.hang_timeout)")
+                self.end(lost, why)
 
     def listen(self) -> None:
         """Hear what all ranks say."""
-        now = time.monotonic()
-        for rank in range(self.world):
-            number, steps, _ = word = self.store.get(f"rank {rank}").decode().split(" ", 2)
-            last, ticked, at, stepped = self.heard[rank]
-            before = last.split(" ", 2)
-            ticked = ticked if last and before[0] == number else now
-            stepped = stepped if last and at == steps and not steps.endswith("p") else now
-            self.heard[rank] = (" ".join(word), ticked, steps, stepped)
+        for rank, before in enumerate(self.heard):
+            now = time.monotonic()
+            tick, steps, pauses, doing = self.store.get(f"rank {rank}").decode().split(" ", 3)
+            still = int(steps) == before.steps and pauses == "0"
+            self.heard[rank] = Heard(
+                tick,
+                int(steps),
+                pauses != "0",
+                doing,
+                ticked=before.ticked if tick == before.tick else now,
+                stepped=before.stepped if still else now,
+            )
 
     def dead(self, seconds: float) -> list[int]:
-        """Ranks whose process has not been heard of for some time; not those deep in a library."""
+        """Ranks whose process has not been heard of for some time."""
         now = time.monotonic()
-        return [
-            rank
-            for rank, (_, ticked, steps, _) in enumerate(self.heard)
-            if now - ticked > seconds and not steps.endswith("p")
-        ]
+        return [rank for rank, heard in enumerate(self.heard) if now - heard.ticked > seconds]
 
     def lost(self, seconds: float) -> list[int]:
         """The ranks that the others wait for: those furthest behind when all stand still."""
         now = time.monotonic()
         dead = self.dead(seconds)
-        if dead:
-            return dead
-        if not any(now - stepped > seconds for *_, stepped in self.heard):
-            return []
-        behind = {rank: int(steps.rstrip("p")) for rank, (_, _, steps, _) in enumerate(self.heard)}
-        waiting = [rank for rank, (*_, stepped) in enumerate(self.heard) if now - stepped > seconds]
-        least = min(behind[rank] for rank in waiting)
-        return [rank for rank in waiting if behind[rank] == least]
+        still = [rank for rank, heard in enumerate(self.heard) if now - heard.stepped > seconds]
+        least = min((self.heard[rank].steps for rank in still), default=0)
+        return dead or [rank for rank in still if self.heard[rank].steps == least]
 
     def end(self, lost: list[int], why: str) -> None:
         """Say who is lost, and end this process."""
         for rank in lost:
-            doing = self.heard[rank][0].split(" ", 2)[-1] or "unknown"
-            print(
-                f"error: {self.name(rank)} {why}, last seen {doing}; the job is over",
-                file=sys.stderr,
-            )
+            doing = self.heard[rank].doing
+            message = f"error: {self.name(rank)} {why}, last seen {doing}; the job is over"
+            print(message, file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
 
@@ -128,11 +143,7 @@ class Watchdog:
         """Who is gone, when talking to the others has failed; waits until it shows."""
         limit = time.monotonic() + 2 * seconds
         while time.monotonic() < limit:
-            try:
-                self.listen()
-            except (RuntimeError, ValueError):
-                return f"{self.name(0)} is gone"
-            gone = self.dead(seconds)
+            gone = [0] if time.monotonic() - self.contact > seconds else self.dead(seconds)
             if gone:
                 return " and ".join(map(self.name, gone)) + " is gone"
             time.sleep(0.5)
@@ -158,12 +169,12 @@ def stop() -> None:
     """The work is done: ranks may leave at different times."""
     global _current
     if _current is not None:
-        dist.barrier()
+        meet("the end")
         _current.ended.set()
         if _current.rank != 0:
             _current.store.set(f"left {_current.rank}", "1")
         else:  # the others need the store until they have left
-            _wait(_current, "left", range(1, _current.world))
+            _wait(_current, "left", range(1, _current.world), seconds=10)
         _current = None
 
 
@@ -204,9 +215,10 @@ def meet(place: str) -> None:
         _wait(_current, place, range(_current.world))
 
 
-def _wait(watchdog: Watchdog, place: str, who) -> None:
+def _wait(watchdog: Watchdog, place: str, who: range, seconds: float = math.inf) -> None:
     keys = [f"{place} {rank}" for rank in who]
-    while not watchdog.store.check(keys):
+    limit = time.monotonic() + seconds
+    while not watchdog.store.check(keys) and time.monotonic() < limit:
         time.sleep(0.1)
 
 
