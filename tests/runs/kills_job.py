@@ -7,6 +7,7 @@ import models_mm  # isort: skip  # noqa: F401
 
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -59,8 +60,9 @@ def round_of(work: str, seconds: float, arguments: list[str]) -> bool:
 
 
 def progress(log: str) -> str:
-    lines = [line for line in open(log) if "Epoch [" in line]
-    return lines[-1].split("Epoch ")[1].split("\t")[0] if lines else "no iteration"
+    """The last iteration that was logged."""
+    found = re.findall(r"(?:Epoch|Iter) \[\S+", open(log).read())
+    return found[-1] if found else "no iteration"
 
 
 def main() -> None:
