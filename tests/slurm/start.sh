@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Start a Slurm cluster of two nodes on this machine (as root, Debian or Ubuntu): installs slurm-wlm
-# if it is not there, and keeps everything in a folder: start.sh FOLDER. Afterwards `SLURM_CONF=FOLDER/slurm.conf`
-# makes Slurm's commands talk to it; stop.sh FOLDER ends it. Exit code 77: it cannot be installed.
+# Start a Slurm cluster of two nodes on this machine (as root, Debian or Ubuntu): start.sh FOLDER
+# [PORT]. Installs slurm-wlm if it is not there, keeps everything in the folder, and listens on three
+# ports. Afterwards SLURM_CONF=FOLDER/slurm.conf makes Slurm's commands talk to it; stop.sh FOLDER
+# ends it. Exit code 77: it cannot be installed.
 set -euo pipefail
 folder=$(readlink -f "$1")
+port=${2:-16817}
 mkdir -p "$folder"/{state,n1,n2}
 unable() { echo "Slurm cannot be started here: $1" >&2; exit 77; }
 [ "$(id -u)" = 0 ] || unable "needs root"
@@ -11,14 +13,14 @@ if ! command -v slurmctld slurmd munged >/dev/null; then
     command -v apt-get >/dev/null || unable "needs apt-get"
     apt-get update -qq >"$folder/install.log" 2>&1 || true
     DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends \
-        slurm-wlm >>"$folder/install.log" 2>&1 || unable "apt-get install slurm-wlm failed"
+        -o DPkg::Lock::Timeout=250 slurm-wlm >>"$folder/install.log" 2>&1 || unable "apt-get install slurm-wlm failed"
 fi
 host=$(hostname -s)
 cpus=$(nproc)
 cat >"$folder/slurm.conf" <<END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
-SlurmctldPort=16817
+SlurmctldPort=$port
 SlurmUser=root
 AuthType=auth/munge
 CredType=cred/munge
@@ -39,8 +41,8 @@ SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/slurmd.%n.pid
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/slurmd.%n.log
-NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=16818 CPUs=$cpus
-NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=16819 CPUs=$cpus
+NodeName=n1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=$cpus
+NodeName=n2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=$cpus
 PartitionName=two Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 END
 export SLURM_CONF="$folder/slurm.conf"

@@ -1,26 +1,28 @@
 """slurm_train.sh on a real Slurm of two nodes, started on this machine by start.sh."""
 
 import os
+import random
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ..compat.conftest import free_port
 from ..runs.conftest import TINY, checkpoint, differences, options, ranks_of, wait_for
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Environment variables that make Slurm's commands talk to the cluster."""
     folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run(
-        ["bash", HERE / "start.sh", folder], capture_output=True, text=True, timeout=400
-    )
+    port = random.randrange(10000, 19000)  # tests that run beside this one have clusters too
+    command = ["bash", HERE / "start.sh", folder, str(port)]
+    started = subprocess.run(command, capture_output=True, text=True, timeout=400)
     if started.returncode == 77:
         pytest.skip(started.stderr.strip().splitlines()[-1])
     assert started.returncode == 0, started.stderr
@@ -28,6 +30,7 @@ def cluster(tmp_path_factory):
     yield {
         "SLURM_CONF": str(folder / "slurm.conf"),
         "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
         "SRUN_ARGS": "--gres=none",
         **{"GPUS": "2", "GPUS_PER_NODE": "1", "CPUS_PER_TASK": "1"},
     }
@@ -36,7 +39,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(demo_data):
-    more = ["checkpoint_config.interval=10", "runner.max_epochs=120"]
+    more = ["checkpoint_config.interval=10", "runner.max_epochs=80"]
     return ["--no-validate", "--seed", "0", *options(demo_data, *more)]
 
 

@@ -75,8 +75,14 @@ class ExactCheckpointHook(Hook):
             self.every_n_epochs(runner, self.interval)
             or (self.save_last and self.is_last_epoch(runner))
         )
+        (stop,) = ranks.any_rank(preemption.requested())
         if due:
             self.write(runner, f"epoch_{runner.epoch + 1}.pth", epoch_ended=True)
+        elif stop or any(_evaluates_now(hook, runner, True) for hook in runner.hooks):
+            # an evaluation may take long, and an end that is asked for meanwhile does not wait
+            self.write(runner, f"interim_{runner.iter}.pth", epoch_ended=True)
+        if stop:
+            raise Preempted(runner.meta["hook_msgs"]["last_ckpt"])
 
     def write(self, runner, name: str, epoch_ended: bool) -> None:
         """Write a checkpoint, then point ``latest.pth`` at it, then delete old ones."""
