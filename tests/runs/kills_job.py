@@ -5,6 +5,7 @@ Prints for each round how it ended. Forked after the imports, which take longer 
 
 import models_mm  # isort: skip  # noqa: F401
 
+import math
 import os
 import random
 import re
@@ -37,16 +38,18 @@ def start(rank: int, port: int, arguments: list[str], log: str) -> int:
     os._exit(0)
 
 
-def round_of(work: str, seconds: float, arguments: list[str]) -> bool:
-    """Train for some time, then kill both ranks; whether they came to the end before."""
+def round_of(work: str, iterations: float, seconds: float, arguments: list[str]) -> bool:
+    """Train for some iterations and seconds more, then kill; whether both ranks ended before."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = os.path.join(work, "output.txt")
+    wanted = len(logged(log)) + iterations
     processes = [start(rank, port, arguments, log) for rank in range(2)]
-    deadline = time.time() + seconds
-    ended = {}
-    while len(ended) < 2 and time.time() < deadline:
+    ended, kill_at = {}, None
+    while len(ended) < 2 and (kill_at is None or time.time() < kill_at):
+        if kill_at is None and len(logged(log)) >= wanted:
+            kill_at = time.time() + seconds
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             ended[pid] = os.waitstatus_to_exitcode(status)
@@ -59,10 +62,11 @@ def round_of(work: str, seconds: float, arguments: list[str]) -> bool:
     return len(ended) == 2
 
 
-def progress(log: str) -> str:
-    """The last iteration that was logged."""
-    found = re.findall(r"(?:Epoch|Iter) \[\S+", open(log).read())
-    return found[-1] if found else "no iteration"
+def logged(log: str) -> list[str]:
+    """The iterations that have been logged."""
+    if not os.path.exists(log):
+        return []
+    return re.findall(r"(?:Epoch|Iter) \[\S+", open(log).read())
 
 
 def main() -> None:
@@ -70,17 +74,15 @@ def main() -> None:
     generator = random.Random(0)
     os.makedirs(work, exist_ok=True)
     arguments = [*arguments[:1], "--work-dir", work, "--launcher", "pytorch", *arguments[1:]]
-    seconds, before = 3.0, ""
-    killed = 0
-    while killed < kills:
-        if round_of(work, seconds * generator.uniform(0.6, 1.4), arguments):
-            sys.exit(f"the training was over after {killed} kills")
-        killed += 1
-        after = progress(os.path.join(work, "output.txt"))
-        print(f"killed in {after}", flush=True)
-        # long enough to get somewhere on this machine, short enough not to reach the end
-        seconds, before = (seconds * 1.3, after) if after == before else (seconds, after)
-    assert round_of(work, 300, arguments)
+    for kill in range(kills):
+        if kill % 5 == 4:  # while it starts
+            iterations, seconds = 0, generator.uniform(0, 3)
+        else:
+            iterations, seconds = generator.randint(1, 8), generator.uniform(0, 0.1)
+        if round_of(work, iterations, seconds, arguments):
+            sys.exit(f"the training was over after {kill} kills")
+        print(f"killed in {logged(os.path.join(work, 'output.txt'))[-1]}", flush=True)
+    assert round_of(work, math.inf, 0, arguments)
 
 
 if __name__ == "__main__":

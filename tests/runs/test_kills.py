@@ -16,12 +16,12 @@ from models_mm.engine import train as training
 from .conftest import ROOT, TINY, checkpoint, differences, options
 
 JOB = Path(__file__).with_name("kills_job.py")
-ITERATIONS = ("runner.type=IterBasedRunner", "runner.max_epochs=None", "runner.max_iters=200")
+ITERATIONS = ("runner.type=IterBasedRunner", "runner.max_epochs=None", "runner.max_iters=100")
 
 
 @pytest.mark.parametrize(
     ("kills", "more"),
-    [(10, ["runner.max_epochs=40"]), (2, [*ITERATIONS, "checkpoint_config.interval=100"])],
+    [(10, ["runner.max_epochs=30"]), (2, [*ITERATIONS, "checkpoint_config.interval=50"])],
     ids=["epochs", "iterations"],
 )
 def test_kills_leave_no_trace(demo_data, run_tool, tmp_path, kills, more):
