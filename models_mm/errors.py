@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, unsafe, or of another model."""
+
+
+class Preempted(Exception):
+    """The run was asked to end, and has written all that it needs to go on."""

@@ -3,19 +3,27 @@
 The shell scripts call it: ``python tools/launch.py PROCESSES TOOL [arguments]``. Environment:
 
 NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1): the machines of the job;
-PORT: where they meet (several machines: 29500; one machine: any free port).
+PORT: where they meet (several machines: 29500; one machine: any free port);
+MAX_RESTARTS (0): how often the job starts again after a rank failed, from its last checkpoint.
+
+SIGTERM and SIGUSR1 go to all processes, which end after their iteration, with a checkpoint.
 """
 
 import argparse
 import logging
 import os
 import signal
+import socket
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
+
+PREEMPTED = 75  # models_mm.engine.preemption.EXIT_CODE, without the seconds that importing it takes
 
 
 def main() -> int:
@@ -39,13 +47,29 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     # torchrun's own account of a failed rank; ours is one line, below
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # torchrun passes SIGTERM on; its older versions die of SIGUSR1
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with tempfile.TemporaryDirectory() as folder:
+        # a file, since torchrun tells no exit code of processes that it stops, and takes any but 0
+        # for a fault to start again after
+        os.environ["MODELS_MM_PREEMPTED"] = marker = os.path.join(folder, "preempted")
+        code = launch([*rendezvous(), f"--nproc-per-node={processes}", *command])
+        return PREEMPTED if Path(marker).exists() else code
+
+
+def launch(arguments: list[str]) -> int:
+    """Run torchrun and say in one line how the job ended."""
     try:
-        torchrun([*rendezvous(), f"--nproc-per-node={processes}", *command])
+        torchrun(arguments)
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         code = failure.exitcode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-        print(f"error: rank {rank} (process {failure.pid}) {how}; the job is over", file=sys.stderr)
+        print(
+            f"error: rank {rank} (process {failure.pid} on {socket.gethostname()}) {how}; "
+            "the job is over",
+            file=sys.stderr,
+        )
         return 128 - code if code < 0 else code
     except SignalException as stopped:
         print(f"stopped by {signal.Signals(stopped.sigval).name}", file=sys.stderr)
@@ -55,14 +79,29 @@ def main() -> int:
 
 def rendezvous() -> list[str]:
     """How the processes find each other, as torchrun's options."""
-    nodes, port = os.environ.get("NNODES", "1"), os.environ.get("PORT")
+    environment = os.environ
+    nodes, port = environment.get("NNODES", "1"), environment.get("PORT")
+    restarts = environment.get("MAX_RESTARTS", "0")
+    options = [f"--max-restarts={restarts}", "--monitor-interval=1"]
     if nodes == "1" and not port:
-        return ["--standalone"]  # any free port
+        return [*options, "--standalone"]  # any free port
+    address, port = environment.get("MASTER_ADDR", "127.0.0.1"), port or "29500"
+    options.append(f"--nnodes={nodes}")
+    if restarts != "0" and nodes != "1":
+        # Agents that agree on starting again; they share out the ranks themselves. Each start gets
+        # a store of its own: in the agents' the ranks would find addresses of the last one.
+        os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+        return [
+            *options,
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={address}:{port}",
+            f"--rdzv-id={port}",
+        ]
     return [
-        f"--nnodes={nodes}",
-        f"--node-rank={os.environ.get('NODE_RANK', '0')}",
-        f"--master-addr={os.environ.get('MASTER_ADDR', '127.0.0.1')}",
-        f"--master-port={port or 29500}",
+        *options,
+        f"--node-rank={environment.get('NODE_RANK', '0')}",
+        f"--master-addr={address}",
+        f"--master-port={port}",
     ]
 
 

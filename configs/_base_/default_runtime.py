@@ -19,3 +19,7 @@ mp_start_method = "fork"
 
 # `--auto-scale-lr` scales the rate to the real batch; 16 = 8 GPUs x 2 images.
 auto_scale_lr = dict(enable=False, base_batch_size=16)
+
+# What a run does about faults (docs/faults.md): seconds without progress that end it, the share of
+# images that may be unusable, and "stop" or "skip" for a loss that is not finite.
+faults = dict(hang_timeout=1800, bad_images=0.01, nonfinite_loss="stop")

@@ -2,6 +2,7 @@
 
 import argparse
 import codecs
+import errno
 import json
 import os
 import pickle
@@ -13,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from models_mm.checkpoints.families import source_of
 from models_mm.checkpoints.pickles import read_pickle
 from models_mm.errors import CheckpointError
 
+TEMPORARY = ".tmp"  # the end of the names of files that are being written
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
 
@@ -113,7 +115,7 @@ def _read_safetensors(path: Path, map_location) -> dict:
     return {"meta": json.loads(meta) if meta else {}, "state_dict": state_dict}
 
 
-def _write_safetensors(checkpoint: dict, path: Path) -> None:
+def _safetensors(checkpoint: dict, path: Path) -> bytes:
     more = sorted(set(checkpoint) - {"meta", "state_dict"})
     if more or "state_dict" not in checkpoint:
         raise CheckpointError(
@@ -123,7 +125,7 @@ def _write_safetensors(checkpoint: dict, path: Path) -> None:
     # One name of a shared tensor may not stand for another there.
     tensors = {key: value.clone() for key, value in checkpoint["state_dict"].items()}
     meta, _ = plain(checkpoint.get("meta", {}))
-    save_file(tensors, path, metadata={"meta": json.dumps(meta), "format": "pt"})
+    return save(tensors, metadata={"meta": json.dumps(meta), "format": "pt"})
 
 
 def _explanation(path: Path, error: Exception) -> str:
@@ -163,20 +165,57 @@ def missing_file_message(path: str) -> str:
 
 
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
-    """Write a checkpoint under a temporary name, sync it, and move it into place."""
+    """Write a checkpoint under a temporary name, sync it, and move it into place.
+
+    Whatever happens meanwhile, ``path`` holds afterwards its old content or all of the new.
+
+    Raises:
+        CheckpointError: the disk is full or a quota or size limit is reached.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        if path.suffix == ".safetensors":
-            _write_safetensors(checkpoint, temporary)
-        with open(temporary, "ab" if temporary.exists() else "wb") as file:
-            if path.suffix != ".safetensors":
+        with open(temporary, "wb") as file:
+            if path.suffix == ".safetensors":
+                file.write(_safetensors(checkpoint, path))
+            else:
                 torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        reason = no_room(error)
+        if reason is None:
+            raise
+        raise CheckpointError(
+            f"{path} cannot be written: {reason}. Nothing was overwritten; make room and go on "
+            "with --auto-resume"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def no_room(error: BaseException | None) -> str | None:
+    """Why there is no room for a file, if that is what an error (or its cause) is about."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return os.strerror(number).lower()
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def plain(value, where: str = "") -> tuple[object, list[str]]:

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 
 from mmcv import DictAction
 
-from models_mm.errors import UserError
+from models_mm.checkpoints.files import no_room
+from models_mm.engine import preemption, watchdog
+from models_mm.errors import Preempted, UserError
 
 OVERRIDE_HELP = (
     "override settings of the config: key=value pairs, e.g. data.samples_per_gpu=4 "
@@ -24,46 +26,81 @@ def run(main: Callable[[], None]) -> None:
     try:
         with explained_faults():
             main()
+    except Preempted as stopped:
+        say(f"ended as asked; --auto-resume goes on from {stopped}")
+        leave(preemption.exit_code(this_rank()))
     except UserError as error:
         fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def this_rank() -> int:
+    """The rank of this process in the whole job."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+
+
 def fail(error: UserError) -> None:
     """Print an error once for the whole job and exit with 1."""
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     prefix = "error"
-    if rank > 0:
+    if this_rank() > 0:
         # Rank 0 most likely says the same; its end ends this process within the wait.
         time.sleep(5)
-        prefix = f"error on rank {rank}"
-    print(f"{prefix}: {error}", file=sys.stderr, flush=True)
+        prefix = f"error on rank {this_rank()}"
+    print(f"{prefix}: {error}", file=sys.stderr)
+    leave(1)
+
+
+def say(message: str) -> None:
+    """Print something that all ranks know, once."""
+    if this_rank() == 0:
+        print(message, file=sys.stderr)
+
+
+def leave(code: int) -> None:
+    """Exit without destructors: other ranks may hang in a collective that will not complete."""
     sys.stdout.flush()
-    os._exit(1)  # no destructors: other ranks may hang in a collective that will not complete
+    sys.stderr.flush()
+    os._exit(code)
 
 
 # A fault inside a data worker arrives as "Caught X in DataLoader worker ... <traceback> X: why".
 WORKER_FAULT = re.compile(r"Caught (\w+) in DataLoader worker")
+# What gloo and NCCL say when another process is gone.
+LOST_RANK = re.compile(
+    r"Connection (closed|reset)|Connection was likely closed|Broken pipe|NCCL|gloo|recvVal|sendVal",
+    re.IGNORECASE,
+)
 
 
 @contextmanager
 def explained_faults():
-    """Turn faults of files and memory that surface deep inside libraries into user errors."""
+    """Turn faults of files, memory and processes that surface inside libraries into user errors."""
     try:
         yield
+    except UserError as error:
+        if WORKER_FAULT.search(str(error)):
+            raise UserError(_last_line(error)) from error
+        raise
     except FileNotFoundError as error:
         if not WORKER_FAULT.search(str(error)):
             raise
         raise UserError(f"{_last_line(error)}; check the data set's folder") from error
-    except OSError as error:
-        if error.errno != 28:
+    except (OSError, RuntimeError) as error:
+        reason = no_room(error)
+        if reason is not None:
+            raise UserError(f"{reason}: make room and go on with --auto-resume") from error
+        lost = watchdog.explain_lost() if LOST_RANK.search(str(error)) else None
+        if lost is None:
             raise
-        raise UserError("no space left on the disk; free some and use --auto-resume") from error
+        raise UserError(f"{lost}; the job is over, --auto-resume goes on") from error
 
 
 def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].partition(": ")[2]
+    """The message of the original error at the end of a worker's traceback."""
+    lines = str(error).strip().splitlines()
+    start = max(i for i, line in enumerate(lines) if line.startswith(("  ", "Traceback"))) + 1
+    return "\n".join(lines[start:]).partition(": ")[2]
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,16 @@ ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".
 # Settings that mmdet reads and a config need not have; anything else new is taken for a typo.
 TOP_LEVEL = {
     *("auto_resume", "auto_scale_lr", "checkpoint_config", "cudnn_benchmark", "custom_hooks"),
-    *("custom_imports", "data", "data_root", "device", "dist_params", "evaluation", "fp16"),
+    *(
+        "custom_imports",
+        "data",
+        "data_root",
+        "device",
+        "dist_params",
+        "evaluation",
+        "faults",
+        "fp16",
+    ),
     *("find_unused_parameters", "gpu_ids", "load_from", "log_config", "log_level", "lr_config"),
     *("model", "momentum_config", "mp_start_method", "opencv_num_threads", "optimizer"),
     *("optimizer_config", "resume_from", "runner", "seed", "test_cfg", "total_epochs"),

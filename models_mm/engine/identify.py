@@ -119,11 +119,12 @@ def backbone_state(entries: dict, path: str, variant: str) -> tuple[dict, list[s
     """
     backbone = build_backbone(backbones()[variant])
     family = family_of(backbone)
+    given = set(entries)
     adapted = entries if family.adapt is None else family.adapt(entries, backbone)
     dropped = fill(backbone, adapted, path, family)
     # What the file may lack starts untrained, and is not made to look trained by converting.
     state = backbone.state_dict()
-    return {k: v for k, v in state.items() if k in entries or not family.lacks(k)}, dropped
+    return {k: v for k, v in state.items() if k in given or not family.lacks(k)}, dropped
 
 
 def detector_of(entries: dict) -> str:

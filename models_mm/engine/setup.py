@@ -5,6 +5,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from datetime import timedelta
 
 import mmcv
 import torch
@@ -16,6 +17,7 @@ from mmdet.models import build_detector
 from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
+from models_mm.engine import watchdog
 from models_mm.engine.configs import data_paths, find_config
 from models_mm.errors import UserError
 
@@ -42,11 +44,18 @@ def prepare(cfg: Config, args: argparse.Namespace) -> bool:
     setup_multi_processes(compat_cfg(cfg))
     distributed = args.launcher != "none"
     if distributed:
-        init_dist(args.launcher, **cfg.get("dist_params", dict(backend="nccl")))
+        init_dist(args.launcher, **process_group(cfg))
         cfg.gpu_ids = range(get_dist_info()[1])
     if get_dist_info()[0] == 0:
         mmcv.mkdir_or_exist(os.path.abspath(cfg.work_dir))
     return distributed
+
+
+def process_group(cfg: Config) -> dict:
+    """``dist_params``; a ``timeout`` is in seconds, by default later than the watchdog's."""
+    settings = {"backend": "nccl", **cfg.get("dist_params", {})}
+    settings.setdefault("timeout", watchdog.timeout_of(cfg) + 60)
+    return {**settings, "timeout": timedelta(seconds=settings["timeout"])}
 
 
 def build_model(cfg: Config) -> nn.Module:
@@ -58,7 +67,7 @@ def build_model(cfg: Config) -> nn.Module:
     Raises:
         UserError: an unknown type or keyword in the config.
     """
-    model = _build(
+    model = built(
         "model",
         lambda: build_detector(cfg.model, cfg.get("train_cfg"), cfg.get("test_cfg")),
     )
@@ -77,7 +86,7 @@ def build_data(cfg: dict, split: str, default_args: dict | None = None):
         UserError: it cannot be read or has no images.
     """
     files = ", ".join(path for key, path in data_paths(cfg) if key == "ann_file")
-    dataset = _build(f"data.{split} ({files})", lambda: build_dataset(cfg, default_args))
+    dataset = built(f"data.{split} ({files})", lambda: build_dataset(cfg, default_args))
     if len(dataset) == 0:
         raise UserError(
             f"data.{split} has no usable images ({files}): it is empty, or none of its categories "
@@ -86,7 +95,7 @@ def build_data(cfg: dict, split: str, default_args: dict | None = None):
     return dataset
 
 
-def _build(what: str, build: Callable):
+def built(what: str, build: Callable):
     """Call a builder of mmcv's registries; what it raises names the type and the reason."""
     try:
         return build()

@@ -11,7 +11,7 @@ import mmcv
 from mmcv import Config
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import get_dist_info, wrap_fp16_model
-from mmdet.apis import multi_gpu_test, single_gpu_test
+from mmdet.apis import single_gpu_test
 from mmdet.datasets import build_dataloader, replace_ImageToTensor
 from mmdet.utils import build_ddp, build_dp, compat_cfg
 from torch import distributed as dist
@@ -19,8 +19,10 @@ from torch import nn
 
 from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.engine import watchdog
 from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.evaluation import multi_gpu_test
 from models_mm.engine.setup import build_data, build_model, prepare
 from models_mm.errors import UserError
 
@@ -132,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
     if distributed:
         local_rank = int(os.environ["LOCAL_RANK"])
         model = build_ddp(model, cfg.device, device_ids=[local_rank], broadcast_buffers=False)
-        # mmdet's default makes tensors on a GPU to agree on a folder
+        watchdog.start(cfg)
         tmpdir = args.tmpdir or os.path.join(cfg.work_dir, ".dist_test")
         results = multi_gpu_test(model, loader, tmpdir, args.gpu_collect)
     else:
@@ -140,8 +142,10 @@ def main(argv: list[str] | None = None) -> None:
         results = single_gpu_test(model, loader, args.show, args.show_dir, args.show_score_thr)
     print()  # ends the line of the progress bar
     if get_dist_info()[0] == 0:
-        use_results(cfg, args, loader.dataset, results)
+        with watchdog.paused("evaluating"):
+            use_results(cfg, args, loader.dataset, results)
     if distributed:
+        watchdog.stop()
         dist.destroy_process_group()
 
 

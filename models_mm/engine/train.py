@@ -3,19 +3,25 @@
 import argparse
 import copy
 import os
+import socket
 import time
+import zipfile
 
 import torch.distributed as dist
 from mmcv import Config
 from mmcv.runner import get_dist_info
 from mmcv.utils import get_git_hash
 from mmdet import __version__ as mmdet_version
-from mmdet.apis import init_random_seed, set_random_seed, train_detector
+from mmdet.apis import init_random_seed, set_random_seed
 from mmdet.utils import collect_env, get_root_logger
 
 from models_mm.checkpoints import load_for_finetuning
+from models_mm.checkpoints.files import is_url
+from models_mm.checkpoints.runs import find_newest, read_meta
+from models_mm.engine import preemption, ranks, watchdog
 from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.loop import train_detector
 from models_mm.engine.setup import build_data, build_model, prepare
 from models_mm.errors import UserError
 
@@ -69,17 +75,20 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     if args.resume_from:
         cfg.resume_from = args.resume_from
-    cfg.auto_resume = args.auto_resume
+    # torchrun has started the job again after a fault (MAX_RESTARTS)
+    args.auto_resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if args.auto_scale_lr:
         if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
             raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
+    preemption.listen()
     check_files(cfg, ("train",) if args.no_validate else ("train", "val"))
     distributed = prepare(cfg, args)
 
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     logger, environment = start_log(cfg, args.config, timestamp)
-    cfg.seed = init_random_seed(args.seed, device=cfg.device)
+    before = resume_point(cfg, args.auto_resume, logger)
+    cfg.seed = init_random_seed(before.get("seed") if args.seed is None else args.seed, cfg.device)
     if args.diff_seed:
         cfg.seed += get_dist_info()[0]
     set_random_seed(cfg.seed, deterministic=args.deterministic)
@@ -90,25 +99,21 @@ def main(argv: list[str] | None = None) -> None:
         datasets.append(validation_with_training_pipeline(cfg))
     model = build_model(cfg)
     model.CLASSES = datasets[0].CLASSES
-    resuming = cfg.get("resume_from") or (
-        args.auto_resume and os.path.exists(os.path.join(cfg.work_dir, "latest.pth"))
-    )
-    if not resuming:  # a checkpoint to resume from holds everything
+    if not cfg.resume_from:  # a checkpoint to resume from holds everything
         model.init_weights()
         if cfg.get("load_from"):
             load_for_finetuning(model, cfg.load_from, logger)
     cfg.load_from = None
 
-    if cfg.get("checkpoint_config") is not None:
-        cfg.checkpoint_config.meta = dict(
-            mmdet_version=mmdet_version + get_git_hash()[:7], CLASSES=model.CLASSES
-        )
     meta = dict(
         env_info=environment,
         config=cfg.pretty_text,
         seed=cfg.seed,
         exp_name=os.path.basename(args.config),
+        mmdet_version=mmdet_version + get_git_hash()[:7],
+        CLASSES=model.CLASSES,
     )
+    watchdog.start(cfg)
     train_detector(
         model,
         datasets,
@@ -118,8 +123,35 @@ def main(argv: list[str] | None = None) -> None:
         timestamp=timestamp,
         meta=meta,
     )
+    watchdog.stop()
     if distributed:
         dist.destroy_process_group()
+
+
+def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
+    """Settle ``cfg.resume_from``, alike on every rank; returns that checkpoint's meta.
+
+    Raises:
+        UserError: not every rank sees the checkpoint.
+    """
+    # a launcher that starts again after a fault may know so on some machines only
+    (auto_resume,) = ranks.any_rank(auto_resume)
+    if auto_resume and not cfg.get("resume_from"):
+        found = find_newest(cfg.work_dir, logger) if get_dist_info()[0] == 0 else None
+        cfg.resume_from = ranks.from_rank_0(found and found[0])
+        if cfg.resume_from:
+            logger.info(f"auto-resume: going on from {cfg.resume_from}")
+        else:
+            logger.info(f"auto-resume: {cfg.work_dir} has no whole checkpoint; from the beginning")
+    path = cfg.get("resume_from")
+    if not path or is_url(path):
+        return {}
+    if not os.path.exists(path):
+        raise UserError(
+            f"rank 0 goes on from {path}, which does not exist on {socket.gethostname()}: the work "
+            "dir must be a folder that all machines share"
+        )
+    return read_meta(path) if zipfile.is_zipfile(path) else {}
 
 
 def start_log(cfg: Config, config_path: str, timestamp: str):

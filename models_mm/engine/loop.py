@@ -1,0 +1,140 @@
+"""A training assembled from its config: loaders, optimizer, runner, hooks; what mmdet's
+``train_detector`` does, with a run that survives its faults (docs/faults.md)."""
+
+import os
+from dataclasses import dataclass
+
+from mmcv import Config
+from mmcv.runner import Fp16OptimizerHook, OptimizerHook, get_dist_info
+from mmdet.apis.train import auto_scale_lr
+from mmdet.core import build_optimizer
+from mmdet.datasets import build_dataloader, build_dataset, replace_ImageToTensor
+from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from models_mm.datasets.samples import Batches, Samples
+from models_mm.engine import preemption
+from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook
+from models_mm.engine.hooks import (
+    BadImagesHook,
+    ExactCheckpointHook,
+    FiniteLossHook,
+    ResumeHook,
+    checkpoint,
+    finite_loss,
+)
+from models_mm.engine.runners import build_runner
+from models_mm.engine.setup import built
+
+
+def train_detector(
+    model: nn.Module,
+    datasets: list[Dataset],
+    cfg: Config,
+    distributed: bool,
+    validate: bool,
+    timestamp: str,
+    meta: dict,
+) -> None:
+    """Train a detector as its config says; ``cfg.resume_from`` is where it goes on."""
+    cfg = compat_cfg(cfg)
+    logger = get_root_logger(log_level=cfg.log_level)
+    loaders = [training_loader(dataset, cfg, distributed) for dataset in datasets]
+    if distributed:
+        model = build_ddp(
+            model,
+            cfg.device,
+            device_ids=[int(os.environ["LOCAL_RANK"])],
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        )
+    else:
+        model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
+    auto_scale_lr(cfg, distributed, logger)
+    runner = build_runner(
+        cfg.runner,
+        logger,
+        model=model,
+        optimizer=build_optimizer(model, cfg.optimizer),
+        work_dir=cfg.work_dir,
+        meta=meta,
+    )
+    runner.timestamp = timestamp  # the names of .log and .log.json
+    runner.register_training_hooks(
+        cfg.lr_config,
+        optimizer_hook(cfg, distributed),
+        None,
+        cfg.log_config,
+        cfg.get("momentum_config"),
+        custom_hooks_config=cfg.get("custom_hooks"),
+    )
+    faults = cfg.get("faults", {})
+    runner.register_hook(BadImagesHook(len(datasets[0]), faults.get("bad_images", 0.01)))
+    runner.register_hook(FiniteLossHook(faults.get("nonfinite_loss", "stop")), finite_loss.PRIORITY)
+    settings = cfg.checkpoint_config or {}
+    writer = built("checkpoint_config", lambda: ExactCheckpointHook(**settings))
+    runner.register_hook(writer, checkpoint.PRIORITY)
+    if validate:
+        runner.register_hook(evaluation_hook(cfg, distributed), "LOW")
+    runner.register_hook(ResumeHook(), "LOWEST")
+    if cfg.get("resume_from"):
+        runner.resume(cfg.resume_from)
+    elif cfg.get("load_from"):
+        runner.load_checkpoint(cfg.load_from)
+    runner.run(loaders, [tuple(flow) for flow in cfg.workflow])
+
+
+@dataclass
+class WorkerStart:
+    """mmdet's start of a data worker, which then leaves the job's signals to its process."""
+
+    start: object
+
+    def __call__(self, worker: int) -> None:
+        preemption.live_with_parent()
+        if self.start is not None:
+            self.start(worker)
+
+
+def training_loader(dataset: Dataset, cfg: Config, distributed: bool) -> DataLoader:
+    """mmdet's loader, by samples that do not depend on what was loaded before."""
+    defaults = dict(samples_per_gpu=2, workers_per_gpu=2, num_gpus=len(cfg.gpu_ids))
+    settings = {**defaults, **cfg.data.get("train_dataloader", {})}
+    kind = cfg.runner["type"]
+    plain = build_dataloader(dataset, dist=distributed, seed=cfg.seed, runner_type=kind, **settings)
+    endless = kind == "IterBasedRunner"
+    batches = Batches(plain.batch_sampler, cfg.seed, get_dist_info()[0], endless)
+    return DataLoader(
+        Samples(dataset),
+        batch_sampler=batches,
+        num_workers=plain.num_workers,
+        collate_fn=plain.collate_fn,
+        pin_memory=plain.pin_memory,
+        timeout=plain.timeout,
+        worker_init_fn=WorkerStart(plain.worker_init_fn),
+        multiprocessing_context=plain.multiprocessing_context,
+        # of its own: starting to load is not to change what the model draws
+        generator=batches.generator,
+        prefetch_factor=plain.prefetch_factor,
+        persistent_workers=plain.persistent_workers,
+    )
+
+
+def optimizer_hook(cfg: Config, distributed: bool):
+    """Mixed precision where the config asks for it."""
+    settings = cfg.optimizer_config
+    if cfg.get("fp16") is not None:
+        return Fp16OptimizerHook(**settings, **cfg.fp16, distributed=distributed)
+    return OptimizerHook(**settings) if distributed and "type" not in settings else settings
+
+
+def evaluation_hook(cfg: Config, distributed: bool):
+    """The evaluation of ``data.val`` during the training."""
+    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("val_dataloader", {})}
+    if settings["samples_per_gpu"] > 1:
+        cfg.data.val.pipeline = replace_ImageToTensor(cfg.data.val.pipeline)
+    dataset = build_dataset(cfg.data.val, dict(test_mode=True))
+    loader = build_dataloader(dataset, dist=distributed, shuffle=False, **settings)
+    options = {**cfg.get("evaluation", {}), "by_epoch": cfg.runner["type"] != "IterBasedRunner"}
+    return (PatientEvalHook if distributed else QuietEvalHook)(loader, **options)

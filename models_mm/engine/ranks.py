@@ -1,0 +1,45 @@
+"""What the processes of a job tell one another beside gradients; each works in one process too."""
+
+import io
+
+import torch
+import torch.distributed as dist
+from mmcv.runner import get_dist_info
+
+
+def _device() -> torch.device:
+    on_gpu = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+
+
+def gather(value) -> list:
+    """The value of every rank, by rank; tensors and plain data, nothing that needs unpickling."""
+    world = get_dist_info()[1]
+    if world == 1:
+        return [value]
+    file = io.BytesIO()
+    torch.save(value, file)
+    mine = torch.frombuffer(file.getbuffer(), dtype=torch.uint8).to(_device())
+    sizes = [torch.zeros(1, dtype=torch.int64, device=mine.device) for _ in range(world)]
+    dist.all_gather(sizes, torch.tensor([len(mine)], device=mine.device))
+    longest = int(max(sizes))
+    parts = [torch.zeros(longest, dtype=torch.uint8, device=mine.device) for _ in range(world)]
+    dist.all_gather(parts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+    return [
+        torch.load(io.BytesIO(bytes(part[: int(size)].cpu().numpy())), weights_only=True)
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """For each flag whether it is set on any rank."""
+    if get_dist_info()[1] == 1:
+        return list(flags)
+    values = torch.tensor(flags, dtype=torch.int32, device=_device())
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [bool(value) for value in values.tolist()]
+
+
+def from_rank_0(value):
+    """Rank 0's value, on every rank."""
+    return gather(value if get_dist_info()[0] == 0 else None)[0]

@@ -1,0 +1,220 @@
+"""mmcv's two runners, able to stop after any iteration and to go on there exactly."""
+
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmcv.parallel import is_module_wrapper
+from mmcv.runner import EpochBasedRunner, IterBasedRunner, OptimizerHook
+from torch import nn
+
+from models_mm.checkpoints import write_checkpoint
+from models_mm.checkpoints.runs import point_latest
+from models_mm.datasets.samples import metas
+from models_mm.engine import randomness, ranks
+from models_mm.errors import CheckpointError, UserError
+
+MEMORY_ADVICE = (
+    "less memory: --cfg-options model.backbone.with_cp=True (recompute activations); "
+    "data.samples_per_gpu=1 with --auto-scale-lr; a smaller scale in the pipeline's Resize "
+    "(img_scale); half precision: fp16.loss_scale=dynamic"
+)
+
+
+class Resumable:
+    """What both runners share; a mixin before mmcv's runner.
+
+    ``progress`` is the part of a checkpoint that mmcv does not know, as :meth:`snapshot` makes it;
+    that of the checkpoint that the run went on from, until it is used, is ``resumed``.
+    """
+
+    resumed: dict | None = None
+    skip_step = False  # set by a hook: this iteration's loss is not to be used
+
+    def bare_model(self) -> nn.Module:
+        """The detector without its wrapper for several processes or GPUs."""
+        return self.model.module if is_module_wrapper(self.model) else self.model
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """A copy of the model's state that later iterations leave alone."""
+        state = self.bare_model().state_dict()
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def snapshot(self, epoch: int, iteration: int, inner: int, unevaluated: bool) -> dict:
+        """Everything that the next iteration depends on; every rank calls it, rank 0 uses it.
+
+        Args:
+            epoch: epochs that are complete.
+            iteration: iterations that are complete.
+            inner: those of them in this epoch.
+            unevaluated: an evaluation is due at this point and has not been made.
+        """
+        states = ranks.gather(randomness.capture())
+        with self.averaged_weights(swap=inner > 0):
+            return dict(
+                meta={**(self.meta or {}), "epoch": epoch, "iter": iteration},
+                state_dict=self.weights(),
+                optimizer=self.optimizer.state_dict(),
+                progress=dict(
+                    inner_iter=inner,
+                    world_size=self.world_size,
+                    random_states=states,
+                    unevaluated=unevaluated,
+                    gradients=self.unused_gradients(iteration),
+                ),
+            )
+
+    @contextmanager
+    def averaged_weights(self, swap: bool):
+        """EMA's weights in the model's place, as after an epoch, so that all checkpoints agree."""
+        hooks = [hook for hook in self.hooks if hasattr(hook, "_swap_ema_parameters")]
+        hooks = hooks if swap and isinstance(self, EpochBasedRunner) else []
+        for hook in hooks:
+            hook._swap_ema_parameters()
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook._swap_ema_parameters()
+
+    def unused_gradients(self, iteration: int) -> dict:
+        """What gradient accumulation has gathered since its last step."""
+        every = max((getattr(hook, "cumulative_iters", 1) for hook in self.hooks), default=1)
+        if iteration % every == 0:
+            return {}
+        parameters = self.bare_model().named_parameters()
+        return {name: p.grad.cpu().clone() for name, p in parameters if p.grad is not None}
+
+    def save_checkpoint(
+        self, out_dir, filename_tmpl="epoch_{}.pth", meta=None, create_symlink=True, **_
+    ) -> None:
+        """The weights for testing, as mmcv's evaluation hook asks for its best one."""
+        name = filename_tmpl.format(self.epoch + 1)
+        meta = {**(meta or {}), **(self.meta or {}), "epoch": self.epoch + 1, "iter": self.iter}
+        checkpoint = dict(
+            meta=meta,
+            state_dict=self.weights(),
+            optimizer=self.optimizer.state_dict(),
+        )
+        write_checkpoint(checkpoint, Path(out_dir) / name)
+        if create_symlink:
+            point_latest(Path(out_dir) / name)
+
+    def resume(self, checkpoint: str, resume_optimizer: bool = True, map_location="cpu") -> None:
+        """Continue from a checkpoint: ours exactly, mmcv's from its epoch.
+
+        Raises:
+            CheckpointError: it cannot be read, is of another model, or holds weights only.
+        """
+        found = self.load_checkpoint(checkpoint, map_location="cpu")
+        meta = found.get("meta") or {}
+        if not {"epoch", "iter"} <= set(meta) or "optimizer" not in found:
+            raise CheckpointError(
+                f"{checkpoint} holds weights but no state of a training to resume; to start a new "
+                "training from its weights, use --cfg-options load_from=..."
+            )
+        self._epoch, self._iter = meta["epoch"], meta["iter"]
+        if resume_optimizer:
+            self.optimizer.load_state_dict(found["optimizer"])
+        self.meta = {
+            **(self.meta or {}),
+            **{k: meta[k] for k in ("hook_msgs", "fp16") if k in meta},
+        }
+        progress = found.get("progress") or {"inner_iter": 0, "unevaluated": False}
+        before = progress.get("world_size", len(meta.get("gpu_ids", ())) or self.world_size)
+        if before != self.world_size:
+            share = before / self.world_size
+            self._iter = int(self._iter * share)
+            progress["inner_iter"] = int(progress["inner_iter"] * share)
+            self.logger.warning(
+                f"{before} processes have become {self.world_size}: the run goes on at the same "
+                "image, but is no longer the one that it would have been"
+            )
+        ema = {k: v for k, v in found["state_dict"].items() if k.startswith("ema_")}
+        self._inner_iter = progress["inner_iter"]
+        self.resumed = {**progress, "ema": ema}
+        self.logger.info(
+            f"resumed {checkpoint}: epoch {self.epoch + 1}, {self._inner_iter} iterations into it"
+            if isinstance(self, EpochBasedRunner)
+            else f"resumed {checkpoint}: iteration {self.iter}"
+        )
+
+    def run(self, data_loaders: list, workflow: list, **kwargs) -> None:
+        self.data_loader = data_loaders[0]  # an evaluation before the first epoch logs its length
+        super().run(data_loaders, workflow, **kwargs)
+
+    def call_hook(self, fn_name: str) -> None:
+        for hook in self._hooks:
+            # a hook before the optimizer's may have found that there is nothing to step on
+            if not (self.skip_step and isinstance(hook, OptimizerHook)):
+                getattr(hook, fn_name)(self)
+
+    @contextmanager
+    def explained_memory(self):
+        """Say of which images a GPU ran out of memory, and what helps."""
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            images = metas(self.data_batch)
+            shapes = [tuple(image.get("pad_shape", ())) for image in images]
+            raise UserError(
+                f"rank {self.rank} ran out of GPU memory in iteration {self.iter + 1}, with "
+                f"{len(images)} images of {', '.join(map(str, shapes))} "
+                f"({str(error).partition('.')[0]})\n  {MEMORY_ADVICE}"
+            ) from error
+
+
+class EpochRunner(Resumable, EpochBasedRunner):
+    """``EpochBasedRunner`` that can start in the middle of an epoch."""
+
+    def train(self, data_loader, **kwargs) -> None:
+        self.model.train()
+        self.mode = "train"
+        self.data_loader = data_loader
+        self._max_iters = self._max_epochs * len(data_loader)
+        first = self._inner_iter if self.resumed else 0
+        self.resumed = None
+        data_loader.batch_sampler.start(self.epoch, first)
+        self.call_hook("before_train_epoch")
+        for i, self.data_batch in enumerate(data_loader, first):
+            self._inner_iter = i
+            self.skip_step = False
+            with self.explained_memory():
+                self.call_hook("before_train_iter")
+                self.run_iter(self.data_batch, train_mode=True, **kwargs)
+                self.call_hook("after_train_iter")
+            del self.data_batch
+            self._iter += 1
+        self.call_hook("after_train_epoch")
+        self._epoch += 1
+
+
+class IterRunner(Resumable, IterBasedRunner):
+    """``IterBasedRunner`` that starts at the batch of its iteration."""
+
+    def run(self, data_loaders, workflow, **kwargs) -> None:
+        data_loaders[0].batch_sampler.start(0, self.iter)
+        super().run(data_loaders, workflow, **kwargs)
+
+    def train(self, data_loader, **kwargs) -> None:
+        self.resumed = None
+        self.skip_step = False
+        with self.explained_memory():
+            super().train(data_loader, **kwargs)
+
+
+RUNNERS = {"EpochBasedRunner": EpochRunner, "IterBasedRunner": IterRunner}
+
+
+def build_runner(settings: dict, logger: logging.Logger, **kwargs) -> EpochRunner | IterRunner:
+    """The runner of a config's ``runner``.
+
+    Raises:
+        UserError: a type that cannot go on exactly.
+    """
+    settings = dict(settings)
+    kind = settings.pop("type")
+    if kind not in RUNNERS:
+        raise UserError(f"runner.type {kind}: known are {', '.join(RUNNERS)}")
+    return RUNNERS[kind](**settings, logger=logger, **kwargs)

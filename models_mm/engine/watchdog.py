@@ -1,0 +1,227 @@
+"""Ends a job whose ranks wait for one that died or hangs, and says which one on which host.
+
+Every rank tells the others each second that it lives and how far it is, through a key-value store
+beside the process group. Waits that have no limit of their own, such as that for the evaluation,
+go through the store too: the process group's timeout does not apply to them.
+"""
+
+import math
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+from mmcv.runner import get_dist_info
+
+from models_mm.engine import ranks
+
+TICK = 1.0  # seconds
+TIMEOUT = 1800.0  # seconds, where the config does not say
+
+
+@dataclass
+class Heard:
+    """What a rank has said last, and when (on this rank's clock) that changed."""
+
+    tick: str
+    steps: int
+    paused: bool
+    doing: str
+    ticked: float
+    stepped: float
+
+
+class Watchdog:
+    """What this rank knows of all.
+
+    Args:
+        timeout: seconds without progress after which a rank is taken for lost.
+    """
+
+    def __init__(self, timeout: float):
+        self.rank, self.world = get_dist_info()
+        self.timeout = timeout
+        self.steps = self.meetings = 0
+        self.doing = "starting"
+        self.pauses = 1  # until the first step
+        self.ended = threading.Event()
+        address = os.environ["MASTER_ADDR"]
+        patience = timedelta(seconds=max(timeout, 30))
+        if self.rank == 0:
+            self.store = dist.TCPStore(address, 0, is_master=True, timeout=patience)
+        port = ranks.from_rank_0(self.store.port if self.rank == 0 else 0)
+        if self.rank != 0:
+            self.store = dist.TCPStore(address, port, is_master=False, timeout=patience)
+        self.hosts = ranks.gather(socket.gethostname())
+        now = time.monotonic()
+        self.heard = [Heard("", 0, True, "starting", now, now) for _ in range(self.world)]
+        self._tick(0)
+        dist.barrier()
+        self.contact = time.monotonic()
+        for duty in (self._talk, self._watch):
+            threading.Thread(target=duty, daemon=True).start()
+
+    def name(self, rank: int) -> str:
+        """A rank as messages call it."""
+        return f"rank {rank} (host {self.hosts[rank]})"
+
+    def _tick(self, number: int) -> None:
+        word = f"{number} {self.steps} {self.pauses} {self.doing}"
+        self.store.set(f"rank {self.rank}", word)
+
+    def _talk(self) -> None:
+        """Tell and listen; a rank 0 that is stopped blocks this thread, and no other."""
+        number = 0
+        while not self.ended.wait(TICK):
+            number += 1
+            try:
+                self._tick(number)
+                self.listen()
+            except (RuntimeError, ValueError):  # rank 0, which keeps the store, is gone
+                self.contact = -math.inf
+                return
+            self.contact = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(TICK):
+            if time.monotonic() - self.contact > self.timeout:
+                if self.ended.wait(2 * TICK):
+                    return
+                lost, speaker, why = [0], 1, "does not answer any more"
+            else:
+                lost = self.lost(self.timeout)
+                speaker = min(set(range(self.world)) - set(self.dead(self.timeout)), default=0)
+                why = f"made no progress for {self.timeout:.0f} s (faults.hang_timeout)"
+            if lost:
+                if speaker != self.rank:
+                    self.ended.wait(5)
+                self.end(lost, why)
+
+    def listen(self) -> None:
+        """Hear what all ranks say."""
+        for rank, before in enumerate(self.heard):
+            now = time.monotonic()
+            tick, steps, pauses, doing = self.store.get(f"rank {rank}").decode().split(" ", 3)
+            still = int(steps) == before.steps and pauses == "0"
+            self.heard[rank] = Heard(
+                tick,
+                int(steps),
+                pauses != "0",
+                doing,
+                ticked=before.ticked if tick == before.tick else now,
+                stepped=before.stepped if still else now,
+            )
+
+    def dead(self, seconds: float) -> list[int]:
+        """Ranks whose process has not been heard of for some time."""
+        now = time.monotonic()
+        return [rank for rank, heard in enumerate(self.heard) if now - heard.ticked > seconds]
+
+    def lost(self, seconds: float) -> list[int]:
+        """The ranks that the others wait for: those furthest behind when all stand still."""
+        now = time.monotonic()
+        dead = self.dead(seconds)
+        still = [rank for rank, heard in enumerate(self.heard) if now - heard.stepped > seconds]
+        least = min((self.heard[rank].steps for rank in still), default=0)
+        return dead or [rank for rank in still if self.heard[rank].steps == least]
+
+    def end(self, lost: list[int], why: str) -> None:
+        """Say who is lost, and end this process."""
+        for rank in lost:
+            doing = self.heard[rank].doing
+            message = f"error: {self.name(rank)} {why}, last seen {doing}; the job is over"
+            print(message, file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+    def explain(self, seconds: float = 5.0) -> str:
+        """Who is gone, when talking to the others has failed; waits until it shows."""
+        limit = time.monotonic() + 2 * seconds
+        while time.monotonic() < limit:
+            gone = [0] if time.monotonic() - self.contact > seconds else self.dead(seconds)
+            if gone:
+                return " and ".join(map(self.name, gone)) + " is gone"
+            time.sleep(0.5)
+        return "another rank is gone"
+
+
+_current: Watchdog | None = None
+
+
+def timeout_of(cfg: dict) -> float:
+    """What a config sets."""
+    return cfg.get("faults", {}).get("hang_timeout", TIMEOUT)
+
+
+def start(cfg: dict) -> None:
+    """Begin to watch, in a distributed job; every rank calls it."""
+    global _current
+    if dist.is_initialized() and get_dist_info()[1] > 1:
+        _current = Watchdog(timeout_of(cfg))
+
+
+def stop() -> None:
+    """The work is done: ranks may leave at different times."""
+    global _current
+    if _current is not None:
+        meet("the end")
+        _current.ended.set()
+        if _current.rank != 0:
+            _current.store.set(f"left {_current.rank}", "1")
+        else:  # the others need the store until they have left
+            _wait(_current, "left", range(1, _current.world), seconds=10)
+        _current = None
+
+
+def step(doing: str) -> None:
+    """This rank has got further."""
+    if _current is not None:
+        _current.steps += 1
+        _current.doing = doing
+        if _current.pauses and _current.steps == 1:
+            _current.pauses = 0
+
+
+@contextmanager
+def paused(doing: str):
+    """Something that may take any time, on this rank."""
+    if _current is None:
+        yield
+        return
+    before, _current.doing = _current.doing, doing
+    _current.pauses += 1
+    try:
+        yield
+    finally:
+        if _current is not None:
+            _current.pauses -= 1
+            _current.steps += 1
+            _current.doing = before
+
+
+def meet(place: str) -> None:
+    """Wait until all ranks are here, however long it takes; they meet in the same order."""
+    if _current is None:
+        return
+    _current.meetings += 1
+    place = f"{place} ({_current.meetings})"
+    with paused(f"waiting for {place}"):
+        _current.store.set(f"{place} {_current.rank}", "1")
+        _wait(_current, place, range(_current.world))
+
+
+def _wait(watchdog: Watchdog, place: str, who: range, seconds: float = math.inf) -> None:
+    keys = [f"{place} {rank}" for rank in who]
+    limit = time.monotonic() + seconds
+    while not watchdog.store.check(keys) and time.monotonic() < limit:
+        time.sleep(0.1)
+
+
+def explain_lost() -> str | None:
+    """Who is gone, after an error in talking to other ranks; nothing in one process."""
+    return None if _current is None else _current.explain()

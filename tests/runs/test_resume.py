@@ -1,0 +1,87 @@
+"""A run that goes on from the middle of an epoch ends with the bits of one that never stopped."""
+
+import shutil
+
+import pytest
+import torch
+
+from models_mm.engine import train as training
+from models_mm.errors import UserError
+
+from .conftest import TINY, checkpoint, differences, options
+
+ITERATIONS = [
+    *("runner.type=IterBasedRunner", "runner.max_epochs=None", "runner.max_iters=8"),
+    "checkpoint_config.interval=8",
+]
+EMA = ["custom_hooks.0.type=ExpMomentumEMAHook", "custom_hooks.0.momentum=0.1"]
+
+
+def train(data, work, *more, arguments=()):
+    """A training of two epochs in this process, with an interim checkpoint every 3 iterations."""
+    settings = options(data, "checkpoint_config.iterations=3", *more)
+    training.main([TINY, "--work-dir", str(work), *arguments, *settings])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(demo_data, tmp_path_factory):
+    work = tmp_path_factory.mktemp("uninterrupted")
+    train(demo_data, work, arguments=["--seed", "3"])
+    return work
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_mid_epoch(demo_data, uninterrupted, tmp_path, workers):
+    """Whatever the number of data workers; the seed is the checkpoint's."""
+    interim = sorted(uninterrupted.glob("interim_*.pth"))[0]
+    assert checkpoint(uninterrupted, interim.name)["progress"]["inner_iter"] > 0
+    shutil.copy(interim, tmp_path)
+    train(demo_data, tmp_path, f"data.workers_per_gpu={workers}", arguments=["--auto-resume"])
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
+    assert checkpoint(tmp_path)["meta"]["seed"] == 3
+
+
+def test_a_step_earlier_is_another_run(demo_data, uninterrupted, tmp_path):
+    """The comparison above can fail: forgetting the random states shows in the weights."""
+    found = checkpoint(uninterrupted, sorted(uninterrupted.glob("interim_*.pth"))[0].name)
+    found["progress"]["random_states"] = []
+    torch.save(found, tmp_path / f"interim_{found['meta']['iter']}.pth")
+    train(demo_data, tmp_path, arguments=["--auto-resume"])
+    assert differences(checkpoint(uninterrupted), checkpoint(tmp_path))
+
+
+def test_from_the_end_of_an_epoch(demo_data, uninterrupted, tmp_path):
+    """The evaluation that was due after the checkpoint is made up for."""
+    shutil.copy(uninterrupted / "epoch_1.pth", tmp_path)
+    train(demo_data, tmp_path, "evaluation.save_best=bbox_mAP", arguments=["--auto-resume"])
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
+    best = checkpoint(tmp_path)["meta"]["hook_msgs"]
+    assert "best_score" in best  # epoch 2's own comes after epoch 2's checkpoint
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ITERATIONS,
+        [*EMA, "runner.max_epochs=2"],
+        [
+            "optimizer_config.type=GradientCumulativeOptimizerHook",
+            "optimizer_config.cumulative_iters=2",
+        ],
+    ],
+    ids=["iterations", "ema", "accumulation"],
+)
+def test_other_kinds_of_runs(demo_data, tmp_path, more):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(demo_data, whole, *more, arguments=["--seed", "1", "--no-validate"])
+    parts.mkdir()
+    shutil.copy(sorted(whole.glob("interim_*.pth"))[0], parts)
+    train(demo_data, parts, *more, arguments=["--auto-resume", "--no-validate"])
+    assert not differences(checkpoint(whole), checkpoint(parts))
+
+
+def test_weights_alone_cannot_be_resumed(demo_data, uninterrupted, tmp_path):
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": checkpoint(uninterrupted)["state_dict"], "meta": {}}, weights)
+    with pytest.raises(UserError, match="no state of a training to resume.*load_from"):
+        train(demo_data, tmp_path, arguments=["--resume-from", str(weights)])
