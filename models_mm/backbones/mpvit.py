@@ -151,10 +151,8 @@ class ConvRelativePosition(nn.Module):
         )
 
     def forward(self, v: Tensor) -> Tensor:
-        # One 7x7 convolution: zeros around the smaller kernels cost less than to split and join.
-        weight = torch.cat([F.pad(c.weight, [3 - c.padding[0]] * 4) for c in self.conv_list])
-        bias = torch.cat([conv.bias for conv in self.conv_list])
-        return F.conv2d(v, weight, bias, padding=3, groups=len(weight))
+        parts = zip(self.conv_list, v.split(self.splits, 1), strict=True)
+        return torch.cat([conv(part) for conv, part in parts], 1)
 
 
 class FactorisedAttention(nn.Module):
