@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from models_mm.layers.conv_norm import conv_norm, conv_norm_silu, pointwise
 from models_mm.layers.window_attention import WindowAttention
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm
+from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
 
 WINDOW = 7
 
@@ -294,10 +294,7 @@ class DFvT(Backbone):
     ):
         if isinstance(arch, str) and arch not in VARIANTS:
             raise ValueError(f"arch must be one of {', '.join(VARIANTS)}, got {arch!r}")
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError("give pretrained or init_cfg, not both")
-            init_cfg = dict(type="Pretrained", checkpoint=pretrained)
+        init_cfg = pretrained_init(pretrained, init_cfg)
         variant = VARIANTS[arch] if isinstance(arch, str) else Variant(**arch)
         width, depths, heads, mlp_ratio = variant
         channels = [width * 2**i for i in range(4)]

@@ -25,6 +25,14 @@ VARIANTS = {
     "dfvt_t": {"type": "dfvt_t"},
     "dfvt_s": {"type": "dfvt_s"},
     "dfvt_b": {"type": "dfvt_b"},
+    # golden values are of layer scales that the golden rule sets; what starts the same for all
+    # blocks would hide mistakes
+    "convnext_t": {"type": "convnext_t", "layer_scale_init_value": 1.0},
+    "kw1x_convnext_t": {"type": "kw1x_convnext_t", "layer_scale_init_value": 1.0},
+    "kw1x_resnet50": {"type": "kw1x_resnet50"},
+    "kw4x_resnet50": {"type": "kw4x_resnet50"},
+    "kw1x_mobilenetv2": {"type": "kw1x_mobilenetv2"},
+    "kw4x_mobilenetv2": {"type": "kw4x_mobilenetv2"},
 }
 
 
