@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partialmethod
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
@@ -83,15 +84,16 @@ class InvertedResidual(nn.Module):
             layers.append(ConvNorm(manager.conv2d(f"{name}_pwconv0", in_channels, width, 1)))
         depthwise = manager.conv2d(f"{name}_dwconv0", width, width, 3, stride, 1, groups=width)
         project = manager.conv2d(f"{name}_pwconv1", width, channels, 1)
-        self.conv = nn.Sequential(
-            *layers, ConvNorm(depthwise), project, nn.BatchNorm2d(channels)
-        )
+        self.conv = nn.Sequential(*layers, ConvNorm(depthwise), project, nn.BatchNorm2d(channels))
         self.residual = stride == 1 and in_channels == channels
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv(x)
-        return x + self.drop_path(out) if self.residual else out
+        if self.residual:
+            out = self.drop_path(out)
+            out += x
+        return out
 
     def fuse(self) -> None:
         last = len(self.conv) - 1
@@ -179,6 +181,10 @@ class KW_MobileNetV2(Backbone):
 
         s_i is 2, 4, 8, 16, 32. Features after the last output asked for do not run.
         """
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            # The layout in which one image's convolution costs no rearrangement. Gradients do not
+            # gain by it.
+            x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i, stage in enumerate(self.stage_modules()[: self.out_indices[-1] + 1]):
             for block in stage:

@@ -13,12 +13,13 @@ Shape legend: N batch, C channels, H, W map.
 from collections.abc import Callable, Sequence
 from functools import partialmethod
 
+import torch
 import torch.nn.functional as F
 from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models_mm.layers.warehouse import WarehouseManager
+from models_mm.layers.warehouse import WarehouseConv2d, WarehouseManager, pool
 
 from .base import Backbone, checkpointed, fold_norms, pretrained_init
 
@@ -69,11 +70,20 @@ class Block(nn.Module):
         return [(f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(self, f"conv{i}")]
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for i, (conv, norm) in enumerate(self.pairs()):
-            out = getattr(self, norm)(getattr(self, conv)(F.relu(out, inplace=True) if i else x))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(shortcut + self.drop_path(out), inplace=True)
+        shortcut = x
+        known = ()
+        if self.downsample is not None and isinstance(self.conv1, WarehouseConv2d):
+            x, pooled = pool(x)  # the same for both that read it
+            known = (pooled,)
+        out = self.bn1(self.conv1(x, *known))
+        for conv, norm in self.pairs()[1:]:
+            out = getattr(self, norm)(getattr(self, conv)(F.relu(out, inplace=True)))
+        if self.downsample is not None:
+            conv, norm = self.downsample
+            shortcut = norm(conv(x, *known))
+        out = self.drop_path(out)
+        out += shortcut
+        return F.relu(out, inplace=True)
 
     def fuse(self) -> None:
         fold_norms(self, *self.pairs())
@@ -202,6 +212,10 @@ class KW_ResNet(Backbone):
 
         s_i is the stage's stride: 4, 8, 16, 32. Stages after the last out index do not run.
         """
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            # The layout in which one image's convolution costs no rearrangement. Gradients do not
+            # gain by it.
+            x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         outs = []

@@ -4,14 +4,22 @@ import re
 
 from torch import nn
 
-from models_mm.checkpoints import biformer, dfvt, recnext
+from models_mm.checkpoints import biformer, dfvt, kernelwarehouse, recnext
 from models_mm.checkpoints.family import Family
 
 # mmdet's own backbones: torchvision's and timm's files end in a classifier of one of these names
 OTHER = Family(name="other", dropped=(r"(fc|classifier|head)\..*",))
 
 
-FAMILIES = (biformer.FAMILY, dfvt.FAMILY, recnext.FAMILY)
+FAMILIES = (
+    biformer.FAMILY,
+    dfvt.FAMILY,
+    kernelwarehouse.FAMILY,
+    kernelwarehouse.CONVNEXT,
+    kernelwarehouse.MOBILENETV2,
+    kernelwarehouse.RESNET,
+    recnext.FAMILY,
+)
 
 
 def family_of(backbone: nn.Module) -> Family:

@@ -23,7 +23,9 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from models_mm.layers.warehouse_mixing import Shelf, mix
 from models_mm.layers.warehouse_plan import (
     LayerShape,
     PlannedLayer,
@@ -48,9 +50,7 @@ class Attention(nn.Module):
         norm: ``'BN'`` or ``'LN'``.
     """
 
-    def __init__(
-        self, channels: int, layer: PlannedLayer, cells: int, reduction: float, norm: str
-    ):
+    def __init__(self, channels: int, layer: PlannedLayer, cells: int, reduction: float, norm: str):
         super().__init__()
         hidden = max(int(channels * reduction), SMALLEST_HIDDEN)
         self.mixtures, self.own = layer.mixtures, layer.own
@@ -80,6 +80,33 @@ class Attention(nn.Module):
                 own = own_cells(self.own, factors.shape[-1], factors.device).to(factors)
                 factors = (1 - temperature) * factors + temperature * own
         return factors
+
+
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What attentions look at, the mean over all positions of (N, C, ...), after the map itself.
+
+    The map that comes back is for the layers that take the mean, and for nothing else.
+    """
+    return _Pooled.apply(x) if x.requires_grad else (x, x.flatten(2).mean(2))
+
+
+class _Pooled(torch.autograd.Function):
+    """The mean's gradient is added to the map's where that lies, without a map of its own."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.view_as(x), x.flatten(2).mean(2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, grad_mean):
+        positions = grad[0, 0].numel()
+        return grad.add_((grad_mean / positions).view(*grad.shape[:2], *(1,) * (grad.dim() - 2)))
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether a map (N, C, H, W) has its channels side by side in memory."""
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -120,7 +147,7 @@ class WarehouseLayer(nn.Module):
         self.name, self.weight_shape, self.groups = name, tuple(weight), groups
         self.out_channels = weight[0]
         self.bias = nn.Parameter(torch.zeros(weight[0])) if bias else None
-        self.scale = None
+        self.register_buffer("scale", None)
         self.attention: Attention | None = None
         self.warehouse = self.grid = None
 
@@ -139,37 +166,29 @@ class WarehouseLayer(nn.Module):
             self.in_channels, layer, warehouse.cells, manager.reduction, manager.norm
         )
 
-    def pool(self, x: Tensor) -> Tensor:
-        """What the attention looks at: the mean over all positions of (N, C, ...), (N, C)."""
-        return x.flatten(2).mean(2)
-
     def mix(self, pooled: Tensor) -> Tensor:
         """Pooled input (N, in) -> kernels as they come, (N, S, Go, Gi, co, ci, ...)."""
         if self.attention is None:
             raise RuntimeError(f"{self.name}: call the manager's build() after the last layer")
         manager = self._manager[0]
-        cells = manager.weights[self.warehouse]
         factors = self.attention(pooled, manager.temperature)  # (N, m, M)
-        blocks = factors.flatten(0, 1) @ cells.flatten(1)  # (N m, co ci)
-        return blocks.view(len(pooled), *self.grid, *cells.shape[1:])
+        blocks = mix(factors.flatten(0, 1), manager.shelf(self.warehouse))  # (N m, co ci)
+        return blocks.view(len(pooled), *self.grid, *manager.weights[self.warehouse].shape[1:])
 
     def kernels(self, pooled: Tensor) -> Tensor:
         """Pooled input (N, in) -> kernels (N, out, in / groups, *kernel size)."""
         blocks = self.mix(pooled)
         # (N, S, Go, Gi, co, ci, ...) -> (N, Go, co, Gi, ci, S, ...)
         blocks = blocks.movedim((0, 1, 2, 3, 4, 5), (0, 5, 1, 3, 2, 4))
-        blocks = blocks.reshape(len(pooled), *self.weight_shape)
-        if self.scale is None:
-            return blocks
-        return blocks * self.scale.view(-1, *(1,) * (len(self.weight_shape) - 1))
+        return blocks.reshape(len(pooled), *self.weight_shape)
 
     def fold(self, norm: nn.Module) -> None:
         """Become what this layer and the norm after it compute in eval mode."""
         scale, shift = norm_factors(norm)
         if self.bias is not None:
             shift = shift + self.bias.detach() * scale
-        self.bias = None
-        self.register_buffer("scale", scale)
+        del self.bias
+        self.scale = scale
         self.register_buffer("bias", shift)
 
 
@@ -202,19 +221,33 @@ class WarehouseConv2d(WarehouseLayer):
     convolve = staticmethod(F.conv2d)
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
-        kernels = self.kernels(self.pool(x) if pooled is None else pooled)
-        # The images side by side as groups of one: (1, N in, H, W).
-        y = self.convolve(
-            x.reshape(1, -1, *x.shape[2:]),
-            kernels.flatten(0, 1),
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups * len(x),
-        )
-        y = y.view(len(x), -1, *y.shape[2:])
-        return y if self.bias is None else y + self.bias.view(-1, *(1,) * self.DIMENSIONS)
+        """A map, and its mean (N, in) where :func:`pool` has been asked before."""
+        if pooled is None:
+            x, pooled = pool(x)
+        kernels = self.kernels(pooled)
+        scale, bias = self.scale, self.bias
+        if scale is not None and kernels.numel() < x.numel():
+            kernels, scale = kernels * scale.view(-1, *(1,) * (kernels.dim() - 2)), None
+        if scale is not None:
+            bias = None
+        if len(x) == 1 or channels_last(x):
+            images = zip(x.split(1), kernels, strict=True)
+            y = [self.convolve_one(image, kernel, bias, self.groups) for image, kernel in images]
+            y = torch.cat(y) if len(x) > 1 else y[0]
+        else:
+            # The images side by side as groups of one: (1, N in, H, W).
+            side_by_side = x.reshape(1, -1, *x.shape[2:])
+            if bias is not None:
+                bias = bias.repeat(len(x))
+            y = self.convolve_one(side_by_side, kernels.flatten(0, 1), bias, self.groups * len(x))
+            y = y.view(len(x), -1, *y.shape[2:])
+        if scale is not None:
+            shape = (-1, *(1,) * self.DIMENSIONS)
+            y = torch.addcmul(self.bias.view(shape), y, scale.view(shape))
+        return y
+
+    def convolve_one(self, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        return self.convolve(x, kernel, bias, self.stride, self.padding, self.dilation, groups)
 
 
 class WarehouseConv1d(WarehouseConv2d):
@@ -232,11 +265,8 @@ class WarehouseLinear(WarehouseLayer):
     ):
         super().__init__(manager, name, (out_features, in_features), bias=bias)
 
-    def pool(self, x: Tensor) -> Tensor:
-        return x.flatten(1, -2).mean(1) if x.dim() > 2 else x
-
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.kernels(self.pool(x))  # (N, out, in)
+        kernels = self.kernels(x.flatten(1, -2).mean(1) if x.dim() > 2 else x)  # (N, out, in)
         rows = x.reshape(len(x), -1, x.shape[-1])  # (N, L, in)
         y = rows @ kernels.mT
         y = y if self.bias is None else y + self.bias
@@ -295,6 +325,7 @@ class WarehouseManager(nn.Module):
         self.plan: WarehousePlan | None = None
         self.weights = nn.ParameterList()
         self._declared: list[WarehouseLayer] = []
+        self._shelves: dict[int, Shelf] | None = None
 
     def conv2d(self, name: str, *args, **kwargs) -> WarehouseConv2d:
         """Declare a 2d convolution: a name, then the arguments of ``nn.Conv2d``."""
@@ -342,7 +373,23 @@ class WarehouseManager(nn.Module):
             for layer in warehouse.layers:
                 modules[layer.shape.path].build(number, warehouse, layer)
         self._declared = []
+        network.register_forward_pre_hook(self._open_shelves)
+        network.register_forward_hook(self._close_shelves, always_call=True)
         return self.plan
+
+    def _open_shelves(self, *_) -> None:
+        self._shelves = {}
+
+    def _close_shelves(self, *_) -> None:
+        self._shelves = None
+
+    def shelf(self, number: int) -> Shelf:
+        """A warehouse's cells for a layer, the same for all layers of one pass of the network."""
+        if self._shelves is None:  # a layer called by itself
+            return Shelf(self.weights[number])
+        if number not in self._shelves:
+            self._shelves[number] = Shelf(self.weights[number])
+        return self._shelves[number]
 
 
 def initial_cells(warehouse: PlannedWarehouse) -> Tensor:

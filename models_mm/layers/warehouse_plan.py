@@ -165,8 +165,8 @@ def _plan_one(
     for shape in shapes:
         if len(shape.weight) != len(first.weight):
             raise ValueError(
-                f"{shape} has a kernel of {len(shape.weight)} dimensions and cannot share warehouse "
-                f"{name} with {first}, whose has {len(first.weight)}; give it another name"
+                f"{shape} has a kernel of {len(shape.weight)} dimensions, {first} of "
+                f"{len(first.weight)}: they cannot share warehouse {name}; give it another name"
             )
         if not spatial_partition and shape.weight[2:] != first.weight[2:]:
             raise ValueError(
@@ -190,8 +190,8 @@ def _plan_one(
         start = end
     if start != cells:
         raise ValueError(
-            f"warehouse {name} has {cells} cells, of which {cells - start} are no layer's own after "
-            f"the last layer, {shapes[-1]}; choose another cell_num_ratio than {ratio}"
+            f"warehouse {name} has {cells} cells, of which {cells - start} are no layer's own "
+            f"after the last layer, {shapes[-1]}; choose another cell_num_ratio than {ratio}"
         )
     return PlannedWarehouse(name, cells, (co, ci, *spatial), tuple(layers))
 

@@ -25,8 +25,7 @@ VARIANTS = {
     "dfvt_t": {"type": "dfvt_t"},
     "dfvt_s": {"type": "dfvt_s"},
     "dfvt_b": {"type": "dfvt_b"},
-    # golden values are of layer scales that the golden rule sets; what starts the same for all
-    # blocks would hide mistakes
+    # layer scales of 1e-6, their default, would leave nothing to see of the branches
     "convnext_t": {"type": "convnext_t", "layer_scale_init_value": 1.0},
     "kw1x_convnext_t": {"type": "kw1x_convnext_t", "layer_scale_init_value": 1.0},
     "kw1x_resnet50": {"type": "kw1x_resnet50"},
@@ -34,6 +33,9 @@ VARIANTS = {
     "kw1x_mobilenetv2": {"type": "kw1x_mobilenetv2"},
     "kw4x_mobilenetv2": {"type": "kw4x_mobilenetv2"},
 }
+
+# Golden values of a network that mmdet's own class computes: tests/checkpoints/ has them.
+OF_MMDET = {"mobilenetv2"}
 
 
 def build(name: str, **settings) -> nn.Module:
