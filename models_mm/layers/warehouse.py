@@ -215,7 +215,11 @@ class WarehouseConv2d(WarehouseLayer):
         super().__init__(
             manager, name, (out_channels, in_channels // groups, *kernel_size), groups, bias
         )
-        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.stride, self.padding, self.dilation = (
+            (value,) * self.DIMENSIONS if isinstance(value, int) else tuple(value)
+            for value in (stride, padding, dilation)
+        )
+        self.pointwise = groups == 1 and not any(self.padding) and set(kernel_size) == {1}
 
     DIMENSIONS = 2
     convolve = staticmethod(F.conv2d)
@@ -234,6 +238,12 @@ class WarehouseConv2d(WarehouseLayer):
             images = zip(x.split(1), kernels, strict=True)
             y = [self.convolve_one(image, kernel, bias, self.groups) for image, kernel in images]
             y = torch.cat(y) if len(x) > 1 else y[0]
+        elif self.pointwise:
+            x = x[(..., *(slice(None, None, step) for step in self.stride))]
+            y = kernels.flatten(2) @ x.flatten(2)  # (N, out, H' W')
+            if bias is not None:
+                y += bias.view(-1, 1)
+            y = y.view(len(x), -1, *x.shape[2:])
         else:
             # The images side by side as groups of one: (1, N in, H, W).
             side_by_side = x.reshape(1, -1, *x.shape[2:])
