@@ -92,6 +92,8 @@ class Candidate:
     @staticmethod
     def _build_direct(name: str) -> nn.Module:
         family = name.partition("_")[0]
+        if family.startswith("kw"):  # kw1x, kw4x
+            family = "kernelwarehouse"
         if BACKBONES.get(name) is None or not (TOOLS / "direct" / f"{family}.py").is_file():
             raise UserError(f"{name}:direct: tools/direct/ knows no backbone of that name")
         return importlib.import_module(f"direct.{family}").build(name)

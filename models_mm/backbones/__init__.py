@@ -2,7 +2,10 @@
 
 from .base import Backbone
 from .biformer import BiFormer, biformer_b, biformer_s
+from .convnext import ConvNeXt, KW_ConvNeXt, convnext_t, kw1x_convnext_t
 from .dfvt import DFvT, dfvt_b, dfvt_s, dfvt_t
+from .kw_mobilenetv2 import KW_MobileNetV2, kw1x_mobilenetv2, kw4x_mobilenetv2
+from .kw_resnet import KW_ResNet, kw1x_resnet50, kw4x_resnet50
 from .mpvit import MPViT, mpvit_base, mpvit_small, mpvit_tiny, mpvit_xsmall
 from .recnext import (
     RecNeXt,
@@ -17,11 +20,16 @@ from .recnext import (
 __all__ = [
     "Backbone",
     "BiFormer",
+    "ConvNeXt",
     "DFvT",
     "MPViT",
+    "KW_ConvNeXt",
+    "KW_MobileNetV2",
+    "KW_ResNet",
     "RecNeXt",
     "biformer_b",
     "biformer_s",
+    "convnext_t",
     "dfvt_b",
     "dfvt_s",
     "dfvt_t",
@@ -29,6 +37,11 @@ __all__ = [
     "mpvit_small",
     "mpvit_tiny",
     "mpvit_xsmall",
+    "kw1x_convnext_t",
+    "kw1x_mobilenetv2",
+    "kw1x_resnet50",
+    "kw4x_mobilenetv2",
+    "kw4x_resnet50",
     "recnext_a3",
     "recnext_a4",
     "recnext_a5",

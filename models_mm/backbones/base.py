@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # the one base class that Syn
 from torch.nn.utils import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
+from models_mm.layers.warehouse import WarehouseLayer
+
 
 class Backbone(BaseModule):
     """Base of all backbones: a stem followed by stages, each with one output map.
@@ -136,7 +138,18 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
         return conv, norm
     if not isinstance(norm, _BatchNorm):
         raise RuntimeError(f"only batch norms fold into convolutions, not {type(norm).__name__}")
+    if isinstance(conv, WarehouseLayer):
+        conv.fold(norm)
+        return conv, nn.Identity()
     return fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def fold_norms(module: nn.Module, *pairs: tuple[str, str]) -> None:
+    """:func:`fold_norm` for children of a module, named in pairs of convolution and norm."""
+    for conv, norm in pairs:
+        folded = fold_norm(module.get_submodule(conv), module.get_submodule(norm))
+        for name, child in zip((conv, norm), folded, strict=True):
+            setattr(module, name, child)
 
 
 def pretrained_init(pretrained: str | None, init_cfg: dict | None) -> dict | None:

@@ -4,14 +4,23 @@ import re
 
 from torch import nn
 
-from models_mm.checkpoints import biformer, dfvt, mpvit, recnext
+from models_mm.checkpoints import biformer, dfvt, kernelwarehouse, mpvit, recnext
 from models_mm.checkpoints.family import Family
 
 # mmdet's own backbones: torchvision's and timm's files end in a classifier of one of these names
 OTHER = Family(name="other", dropped=(r"(fc|classifier|head)\..*",))
 
 
-FAMILIES = (biformer.FAMILY, dfvt.FAMILY, mpvit.FAMILY, recnext.FAMILY)
+FAMILIES = (
+    biformer.FAMILY,
+    dfvt.FAMILY,
+    kernelwarehouse.FAMILY,
+    kernelwarehouse.CONVNEXT,
+    kernelwarehouse.MOBILENETV2,
+    kernelwarehouse.RESNET,
+    mpvit.FAMILY,
+    recnext.FAMILY,
+)
 
 
 def family_of(backbone: nn.Module) -> Family:

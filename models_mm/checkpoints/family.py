@@ -25,6 +25,7 @@ class Family:
         files: pattern of published file names.
         source: where those are published.
         adapt: renames or resizes the entries of a file for a backbone.
+        in_detectors: whether the backbones of published detectors differ from ours in the same way.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Family:
     files: str = r"(?!)"
     source: str = ""
     adapt: Callable[[dict, nn.Module], dict] | None = None
+    in_detectors: bool = False
 
     def drops(self, key: str) -> bool:
         """Whether a key of the file is legitimately unused."""

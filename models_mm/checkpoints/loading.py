@@ -118,7 +118,10 @@ def load_checkpoint(
             "To start training from it, set model.backbone.init_cfg="
             f"dict(type='Pretrained', checkpoint='{filename}')"
         )
-    fill(model, entries, filename, EXACT if hasattr(model, "backbone") else family_of(model))
+    if hasattr(model, "backbone"):
+        fill(model, with_own_backbone(entries, model), filename, EXACT)
+    else:
+        fill(model, entries, filename, family_of(model))
     print_log(f"loaded {filename}", logger or get_logger("mmcv"))
     return checkpoint
 
@@ -139,6 +142,8 @@ def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | No
         others = [name for name, _ in model.named_children() if name != "backbone"]
         print_log(f"{path} is a backbone: {', '.join(others)} start untrained", logger, 30)
         return
+    if hasattr(model, "backbone"):
+        entries = with_own_backbone(entries, model)
     own = model.state_dict()
     resized = [
         key
@@ -193,6 +198,20 @@ def is_numeric_array(value) -> bool:
 def is_detector(entries: dict) -> bool:
     """Whether a state dict is a whole detector's."""
     return any(key.startswith("backbone.") for key in entries)
+
+
+def with_own_backbone(entries: dict, model: nn.Module) -> dict:
+    """A detector's entries, where published ones have another backbone class than ours."""
+    family = family_of(model.backbone)
+    if not family.in_detectors:
+        return entries
+    theirs = {
+        k.removeprefix("backbone."): v for k, v in entries.items() if k.startswith("backbone.")
+    }
+    if family.adapt is not None:
+        theirs = family.adapt(theirs, model.backbone)
+    others = {k: v for k, v in entries.items() if not k.startswith("backbone.")}
+    return others | {f"backbone.{k}": v for k, v in theirs.items() if not family.drops(k)}
 
 
 def below(entries: dict, prefix: str, path: str) -> dict:

@@ -13,8 +13,8 @@ import torch
 from mmcv import ConfigDict
 from mmdet.models import build_backbone, build_detector
 
-from models_mm.checkpoints import family_of
-from models_mm.checkpoints.loading import EXACT, below, fill, is_detector
+from models_mm.checkpoints import family_of, kernelwarehouse
+from models_mm.checkpoints.loading import EXACT, below, fill, is_detector, with_own_backbone
 from models_mm.engine.configs import load_config
 from models_mm.errors import CheckpointError
 from models_mm.zoo import catalogue, get_config, list_configs
@@ -102,6 +102,8 @@ def shapes(variant: str) -> dict[str, tuple]:
 
 def likeliest(entries: dict) -> tuple[str, float]:
     """The variant that shares most keys and shapes with a state dict, and the share of its keys."""
+    # mmdet's MobileNetV2, which stands for the published one, has names of its own
+    entries = {**entries, **kernelwarehouse.mobilenetv2_names(entries)}
     found = {key: tuple(value.shape) for key, value in entries.items()}
     shares = {
         variant: sum(found.get(key) == shape for key, shape in shapes(variant).items())
@@ -162,7 +164,7 @@ def detector_state(entries: dict, path: str, config: str) -> dict:
     cfg.model.backbone.init_cfg = None
     _count_classes(cfg.model, entries)
     model = build_detector(cfg.model)
-    fill(model, entries, path, EXACT)
+    fill(model, with_own_backbone(entries, model), path, EXACT)
     return model.state_dict()
 
 

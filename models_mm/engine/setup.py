@@ -75,7 +75,10 @@ def build_model(cfg: Config) -> nn.Module:
     if cfg.device == "cpu":
         # channels_last is the faster layout there; backbones choose it for their maps, and weights
         # that follow spare a copy of every gradient
-        model = revert_sync_batchnorm(model).to(memory_format=torch.channels_last)
+        model = revert_sync_batchnorm(model)
+        for weight in model.parameters():
+            if weight.dim() == 4:  # Module.to would also take those of five dimensions, and fail
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     return model
 
 

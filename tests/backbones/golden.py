@@ -29,7 +29,17 @@ VARIANTS = {
     "mpvit_xs": {"type": "mpvit_xsmall"},
     "mpvit_s": {"type": "mpvit_small"},
     "mpvit_b": {"type": "mpvit_base"},
+    # layer scales of 1e-6, their default, would leave nothing to see of the branches
+    "convnext_t": {"type": "convnext_t", "layer_scale_init_value": 1.0},
+    "kw1x_convnext_t": {"type": "kw1x_convnext_t", "layer_scale_init_value": 1.0},
+    "kw1x_resnet50": {"type": "kw1x_resnet50"},
+    "kw4x_resnet50": {"type": "kw4x_resnet50"},
+    "kw1x_mobilenetv2": {"type": "kw1x_mobilenetv2"},
+    "kw4x_mobilenetv2": {"type": "kw4x_mobilenetv2"},
 }
+
+# Golden values of a network that mmdet's own class computes: tests/checkpoints/ has them.
+OF_MMDET = {"mobilenetv2"}
 
 
 def build(name: str, **settings) -> nn.Module:

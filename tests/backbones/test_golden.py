@@ -5,12 +5,14 @@ import json
 import pytest
 import torch
 
-from .golden import GOLDEN, VARIANTS, build, fill_weights, images
+from .golden import GOLDEN, OF_MMDET, VARIANTS, build, fill_weights, images
 
-NAMES = sorted(path.stem for path in GOLDEN.glob("*.json"))
+NAMES = sorted({path.stem for path in GOLDEN.glob("*.json")} - OF_MMDET)
 
 # Relative to absmax, by family.
 TOLERANCES = {"biformer": 1e-12, "dfvt": 1e-12, "mpvit": 1e-12, "recnext": 1e-12}
+# An image changed by 1e-15 changes the last map of MobileNetV2 with warehouses by 1e-8.
+TOLERANCES |= {"convnext": 1e-12, "kw1x": 1e-7, "kw4x": 1e-8}
 DEFAULT_TOLERANCE = 1e-10
 
 

@@ -30,7 +30,10 @@ CLASSIFICATION = {
         {"cls_head.cls.weight": torch.rand(1000, 216), "cls_head.cls.bias": torch.rand(1000)},
         (),
     ),
+    "kw1x_mobilenetv2": ({}, ()),
+    "convnext_t": (norm_and_head(768), ("norm0", "norm1", "norm2", "norm3")),
 }
+FAMILY_NAMES = {"kw1x_mobilenetv2": "kernelwarehouse", "convnext_t": "convnext"}
 
 
 @pytest.fixture
@@ -68,7 +71,8 @@ def same_tensor(model) -> dict[str, str]:
 
 @pytest.mark.parametrize("variant", CLASSIFICATION)
 def test_classification_file(tool, tmp_path, variant):
-    family, entries = variant.partition("_")[0], classification_file(variant)
+    family = FAMILY_NAMES.get(variant, variant.partition("_")[0])
+    entries = classification_file(variant)
     source, target = tmp_path / "in.pth", tmp_path / "out.pth"
     torch.save({"model": entries, "epoch": 299, "max_accuracy": 81.5}, source)
 
@@ -82,7 +86,7 @@ def test_classification_file(tool, tmp_path, variant):
     classifier = CLASSIFICATION[variant][0]
     kept = set(entries) - set(classifier)
     fresh = set(written["state_dict"]) - kept  # norms of BiFormer's outputs, by definition 1 and 0
-    assert all(key.startswith("extra_norms.") for key in fresh)
+    assert all(key.startswith(("extra_norms.", "norm")) for key in fresh)
     assert all(torch.equal(written["state_dict"][key], entries[key]) for key in kept)
     backbone = models_mm.create_backbone(variant, pretrained=target)
     name, parameter = next(backbone.named_parameters())

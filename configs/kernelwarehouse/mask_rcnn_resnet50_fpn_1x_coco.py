@@ -1,0 +1,18 @@
+_base_ = [
+    "../_base_/models/mask_rcnn_fpn.py",
+    "../_base_/datasets/coco_instance_multiscale.py",
+    "../_base_/schedules/kernelwarehouse_1x.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        type="ResNet",
+        depth=50,
+        frozen_stages=1,
+        norm_eval=True,
+        style="pytorch",
+        init_cfg=dict(type="Pretrained", checkpoint="pretrain/resnet50_imagenet.pth"),
+    ),
+    neck=dict(in_channels=[256, 512, 1024, 2048]),
+)
+data = dict(samples_per_gpu=2)

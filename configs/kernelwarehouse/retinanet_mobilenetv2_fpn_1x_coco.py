@@ -1,0 +1,17 @@
+_base_ = [
+    "../_base_/models/retinanet_fpn.py",
+    "../_base_/datasets/coco_detection_multiscale.py",
+    "../_base_/schedules/kernelwarehouse_1x.py",
+    "../_base_/default_runtime.py",
+]
+model = dict(
+    backbone=dict(
+        type="MobileNetV2",
+        out_indices=(2, 4, 7),
+        frozen_stages=2,  # up to the same layer as with warehouses
+        norm_eval=True,
+        init_cfg=dict(type="Pretrained", checkpoint="pretrain/mobilenetv2_imagenet.pth"),
+    ),
+    neck=dict(in_channels=[32, 96, 1280], start_level=0),
+)
+data = dict(samples_per_gpu=2)
