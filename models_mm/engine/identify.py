@@ -26,6 +26,7 @@ DETECTORS = {
     "faster_rcnn": r"roi_head\.bbox_head\.fc_cls\..*",
     "retinanet": r"bbox_head\.retina_cls\..*",
 }
+CLASSIFIER = re.compile(r"(head|cls_head|fc|classifier)\.")
 LIKE = 0.5  # share of a variant's keys that a file must have to be taken for a damaged one of it
 
 
@@ -73,8 +74,8 @@ def identify(entries: dict, path: str, config: str | None = None) -> Identity:
             kind = detector_of(entries)
             state = detector_state(entries, path, config or config_of(kind, variant))
         else:
-            state, dropped = backbone_state(entries, path, variant)
-            kind = "classification" if dropped else "backbone"
+            state = backbone_state(entries, path, variant)
+            kind = "classification" if any(map(CLASSIFIER.match, entries)) else "backbone"
     except CheckpointError as error:
         fault = str(error)
     return Identity(family, variant, kind, state, fault)
@@ -113,8 +114,8 @@ def likeliest(entries: dict) -> tuple[str, float]:
     return max(shares.items(), key=lambda item: item[1])
 
 
-def backbone_state(entries: dict, path: str, variant: str) -> tuple[dict, list[str]]:
-    """What of a classification file a variant uses, and the keys that it has no use for.
+def backbone_state(entries: dict, path: str, variant: str) -> dict:
+    """What of a classification file a variant uses.
 
     Raises:
         CheckpointError: it does not fit.
@@ -123,10 +124,10 @@ def backbone_state(entries: dict, path: str, variant: str) -> tuple[dict, list[s
     family = family_of(backbone)
     given = set(entries)
     adapted = entries if family.adapt is None else family.adapt(entries, backbone)
-    dropped = fill(backbone, adapted, path, family)
+    fill(backbone, adapted, path, family)
     # What the file may lack starts untrained, and is not made to look trained by converting.
     state = backbone.state_dict()
-    return {k: v for k, v in state.items() if k in given or not family.lacks(k)}, dropped
+    return {k: v for k, v in state.items() if k in given or not family.lacks(k)}
 
 
 def detector_of(entries: dict) -> str:

@@ -5,6 +5,8 @@ import models_mm  # isort: skip  # noqa: F401  (before mmdet, which needs it)
 import importlib
 import math
 
+import direct.biformer
+import direct.kernelwarehouse
 import pytest
 import torch
 from benchmark import FUSED_ATTENTION
@@ -31,7 +33,9 @@ def built(entry, build, **settings):
     cfg = load_config(entry.config).model
     cfg.backbone = {**cfg.backbone, "init_cfg": None, **settings}
     with torch.device("meta"):
-        return build(cfg).eval()
+        model = build(cfg)
+    model.eval()  # mmdet's ResNet returns nothing
+    return model
 
 
 def parameters(model) -> float:
@@ -42,13 +46,17 @@ def parameters(model) -> float:
 def test_costs_of_the_backbone(entry):
     backbone = built(entry, lambda cfg: build_backbone(cfg.backbone), out_indices=(0, 1, 2, 3))
     assert round(parameters(backbone), 2) == entry.metadata["Backbone Parameters (M)"]
-    if entry.family == "BiFormer":  # faster than its equations, which are what is counted
+    # The equations are what is counted, not what became of them.
+    if entry.family == "BiFormer":
         with torch.device("meta"):
-            backbone = importlib.import_module("direct.biformer").build(type(backbone).__name__)
+            backbone = direct.biformer.build(type(backbone).__name__).eval()
+    if entry.metadata["Backbone"].startswith("KW"):
+        backbone = direct.kernelwarehouse.Direct(backbone).eval()
     image = torch.empty(1, 3, 800, 1344, device="meta")
-    flops = sum(counted(backbone.eval(), image).values())
-    # what is counted of a pooling or a mixing of kernels differs in the last digit
-    assert flops == pytest.approx(entry.metadata["Backbone FLOPs (G)"], rel=0.01)
+    flops = sum(counted(backbone, image).values())
+    # RecNeXt-A has no direct form: its attention takes a little less than the equations
+    tolerance = 0.01 if entry.metadata["Backbone"].startswith("RecNeXt-A") else 0.002
+    assert flops == pytest.approx(entry.metadata["Backbone FLOPs (G)"], rel=tolerance)
 
 
 def detector_flops(detector) -> tuple[float, float]:
