@@ -35,7 +35,19 @@ RECNEXT = dict(
     **dict(type="recnext_m3", depth=50, num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=1),
     **dict(norm_cfg=dict(type="BN", requires_grad=True), norm_eval=True, style="pytorch"),
 )
+KW_RESNET = dict(
+    **dict(type="KW_ResNet", depth=50, reduction=0.0625, cell_num_ratio=1, cell_inplane_ratio=1),
+    **dict(cell_outplane_ratio=1, sharing_range=("layer", "conv"), nonlocal_basis_ratio=1),
+    **dict(frozen_stages=1, norm_eval=True, drop_path_rate=0.1),
+)
+KW_CONVNEXT = dict(
+    **dict(type="KW_ConvNeXt", in_chans=3, depths=[3, 3, 9, 3], dims=[96, 192, 384, 768]),
+    **dict(drop_path_rate=0.4, layer_scale_init_value=1.0, out_indices=[0, 1, 2, 3]),
+    **dict(reduction=0.0625, sharing_range=("layer", "pwconv")),
+)
 BACKBONES = {
+    "kernelwarehouse": (KW_RESNET, [256, 512, 1024, 2048]),
+    "kernelwarehouse_convnext": (KW_CONVNEXT, [96, 192, 384, 768]),
     "biformer": (BIFORMER, [64, 128, 256, 512]),
     "dfvt": (DFVT, [48, 96, 192, 384]),
     "recnext": (RECNEXT, [64, 128, 256, 512]),
@@ -46,7 +58,7 @@ def write_config(path: Path, backbone: dict, channels: list[int]) -> Path:
     """A config that inherits mmdet's ResNet detector and puts a backbone in its place."""
     bases = ("models/mask_rcnn_r50_fpn", "datasets/coco_instance", "schedules/schedule_1x")
     bases = [f"{MMDET_CONFIGS}/{name}.py" for name in (*bases, "default_runtime")]
-    delete = {} if "depth" in backbone and backbone["depth"] == 50 else {"_delete_": True}
+    delete = {} if backbone is RECNEXT else {"_delete_": True}
     path.write_text(
         f"_base_ = {bases}\n"
         f"model = dict(backbone={delete | backbone}, neck=dict(in_channels={channels}))\n"

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from models_mm.layers.warehouse import WarehouseManager
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init
+from .reference import check_published, variant_of
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -79,6 +80,11 @@ class Variant(NamedTuple):
 VARIANTS = {"t": Variant((3, 3, 9, 3), (96, 192, 384, 768))}
 
 
+# The reference's further keyword, and those that name a variant.
+PUBLISHED = {"in_chans": 3}
+NAMED = {name: variant._asdict() for name, variant in VARIANTS.items()}
+
+
 @BACKBONES.register_module()
 class ConvNeXt(Backbone):
     """ConvNeXt (arXiv 2201.03545), for detection.
@@ -87,7 +93,8 @@ class ConvNeXt(Backbone):
     dropped, so that a side s becomes floor(s / stride).
 
     Args:
-        arch: variant, one of ``VARIANTS``, or the fields of a :class:`Variant` of your own.
+        arch: variant, one of ``VARIANTS``, or the fields of a :class:`Variant` of your own. By
+            default what the reference's keywords ``depths`` and ``dims`` say, else 't'.
         out_indices: stages whose outputs are returned, strictly increasing. The norms of other
             stages' outputs are there without being used or trained.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
@@ -95,35 +102,39 @@ class ConvNeXt(Backbone):
         drop_path_rate: stochastic depth rate of the last block, growing linearly from 0.
         layer_scale_init_value: initial factor of every branch; 0 or less for none.
         with_cp: recompute block activations in the backward pass instead of storing them.
+        use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         init_cfg: mmcv initialisation config.
 
     Raises:
+        TypeError: unknown keyword, or ``arch`` given together with those that name a variant.
         ValueError: unknown ``arch``; ``out_indices`` or ``frozen_stages`` out of range;
             ``pretrained`` beside ``init_cfg``.
     """
 
     def __init__(
         self,
-        arch: str | dict = "t",
+        arch: str | dict | None = None,
         out_indices: tuple[int, ...] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_eval: bool = False,
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 1e-6,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        **published,
     ):
-        if isinstance(arch, str) and arch not in VARIANTS:
-            raise ValueError(f"arch must be one of {', '.join(VARIANTS)}, got {arch!r}")
-        depths, dims = VARIANTS[arch] if isinstance(arch, str) else Variant(**arch)
+        naming = {key: published.pop(key) for key in Variant._fields if key in published}
+        check_published("ConvNeXt", published, PUBLISHED, ())
+        depths, dims = variant_of("ConvNeXt", arch, naming, VARIANTS, NAMED)
         init_cfg = pretrained_init(pretrained, init_cfg)
         super().__init__(
             dims, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
         )
-        self.with_cp = with_cp
+        self.with_cp = with_cp or use_checkpoint
         self.before_layers()
         stem = nn.Sequential(self.patches("stagestem_conv0", 3, dims[0], 4), ChannelNorm(dims[0]))
         self.downsample_layers = nn.ModuleList([stem])
@@ -218,18 +229,20 @@ class KW_ConvNeXt(ConvNeXt):
 
     def __init__(
         self,
-        arch: str | dict = "t",
+        arch: str | dict | None = None,
         out_indices: tuple[int, ...] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         norm_eval: bool = False,
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 1e-6,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
         sharing_range: Sequence[str] | str = ("layer", "pwconv"),
         **warehouses,
     ):
+        published = {k: warehouses.pop(k) for k in PUBLISHED | NAMED["t"] if k in warehouses}
         self._warehouses = dict(sharing_range=sharing_range, norm="LN", **warehouses)
         super().__init__(
             arch,
@@ -239,8 +252,10 @@ class KW_ConvNeXt(ConvNeXt):
             drop_path_rate,
             layer_scale_init_value,
             with_cp,
+            use_checkpoint,
             pretrained,
             init_cfg,
+            **published,
         )
 
     def before_layers(self) -> None:

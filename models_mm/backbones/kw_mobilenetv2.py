@@ -118,6 +118,7 @@ class KW_MobileNetV2(Backbone):
         num_classes: of the published classifier, which is never used and never trained; None
             leaves it out.
         with_cp: recompute block activations in the backward pass instead of storing them.
+        use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         init_cfg: mmcv initialisation config.
@@ -136,6 +137,7 @@ class KW_MobileNetV2(Backbone):
         drop_path_rate: float = 0.0,
         num_classes: int | None = 1000,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
         sharing_range: Sequence[str] | str = ("layer", "pwconv"),
@@ -150,7 +152,7 @@ class KW_MobileNetV2(Backbone):
         super().__init__(
             CHANNELS, STRIDES, out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
         )
-        self.with_cp = with_cp
+        self.with_cp = with_cp or use_checkpoint
         self.warehouse_manager = manager = WarehouseManager(sharing_range, **warehouses)
         self.features = nn.Sequential(ConvNorm(manager.conv2d("stage0_conv0", 3, STEM, 3, 2, 1)))
         in_channels, stage = STEM, GROUPS[0].stage

@@ -141,6 +141,7 @@ class KW_ResNet(Backbone):
         num_classes: of the published classifier, which is never used and never trained; None
             leaves it out.
         with_cp: recompute block activations in the backward pass instead of storing them.
+        use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         init_cfg: mmcv initialisation config.
@@ -160,6 +161,7 @@ class KW_ResNet(Backbone):
         drop_path_rate: float = 0.1,
         num_classes: int | None = 1000,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
         sharing_range: Sequence[str] | str = ("layer", "conv"),
@@ -173,7 +175,7 @@ class KW_ResNet(Backbone):
         super().__init__(
             channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
         )
-        self.with_cp = with_cp
+        self.with_cp = with_cp or use_checkpoint
         self.warehouse_manager = WarehouseManager(sharing_range, **warehouses)
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)

@@ -349,6 +349,7 @@ class MPViT(Backbone):
             variant's.
         drop_path_rate: stochastic depth rate of the last layer, growing linearly from 0.
         with_cp: recompute the activations of layers in the backward pass instead of storing them.
+        use_checkpoint: the older name of ``with_cp``.
         init_cfg: mmcv initialisation config.
 
     Raises:
@@ -366,6 +367,7 @@ class MPViT(Backbone):
         mlp_ratio: float | Sequence[float] | None = None,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
+        use_checkpoint: bool = False,
         init_cfg: dict | None = None,
     ):
         if isinstance(arch, str) and arch not in VARIANTS:
@@ -381,7 +383,7 @@ class MPViT(Backbone):
         super().__init__(
             channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
         )
-        self.with_cp = with_cp
+        self.with_cp = with_cp or use_checkpoint
         self.stem = nn.Sequential(
             ConvNorm(3, widths[0] // 2, 3, norm_cfg, stride=2),
             ConvNorm(widths[0] // 2, widths[0], 3, norm_cfg, stride=2),
