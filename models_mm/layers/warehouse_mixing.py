@@ -27,7 +27,8 @@ class Shelf:
     def __init__(self, weight: Tensor):
         device = weight.device.type
         self.cells = weight.detach().flatten(1)
-        if torch.is_autocast_enabled(device):
+        # CPUs have no fast product in float16, and gain nothing by any other
+        if device != "cpu" and torch.is_autocast_enabled(device):
             self.cells = self.cells.to(torch.get_autocast_dtype(device))
         self.ticket = _Opened.apply(weight, self)
         self.returned: list[tuple[Tensor, Tensor]] = []
