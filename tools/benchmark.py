@@ -147,6 +147,7 @@ class Candidate:
 
     def flops(self) -> float:
         """Multiply-adds of one image, in billions; a detector with 1000 proposals."""
+        self.model.eval()  # attentions with batch norms do not train on one image
         forward = self.model.forward_dummy if self.is_detector else self.model
         with (
             torch.no_grad(),
