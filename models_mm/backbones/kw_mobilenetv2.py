@@ -183,9 +183,8 @@ class KW_MobileNetV2(Backbone):
 
         s_i is 2, 4, 8, 16, 32. Features after the last output asked for do not run.
         """
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
-            # The layout in which one image's convolution costs no rearrangement. Gradients do not
-            # gain by it.
+        if x.device.type == "cpu":
+            # The layout in which the convolution of one image's slice costs no rearrangement.
             x = x.contiguous(memory_format=torch.channels_last)
         outs = []
         for i, stage in enumerate(self.stage_modules()[: self.out_indices[-1] + 1]):

@@ -214,9 +214,8 @@ class KW_ResNet(Backbone):
 
         s_i is the stage's stride: 4, 8, 16, 32. Stages after the last out index do not run.
         """
-        if x.device.type == "cpu" and not torch.is_grad_enabled():
-            # The layout in which one image's convolution costs no rearrangement. Gradients do not
-            # gain by it.
+        if x.device.type == "cpu":
+            # The layout in which the convolution of one image's slice costs no rearrangement.
             x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)

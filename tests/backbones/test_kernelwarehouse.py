@@ -15,7 +15,7 @@ from .golden import GOLDEN, build, fill_weights, images
 NAMES = ["kw1x_resnet50", "kw4x_resnet50", "kw1x_mobilenetv2", "kw4x_mobilenetv2"]
 NAMES += ["kw1x_convnext_t"]
 # what rounding makes of float64 in these networks: see the contract's tolerances
-TOLERANCES = {"kw1x_mobilenetv2": 1e-6, "kw4x_mobilenetv2": 1e-8}
+TOLERANCES = {"kw1x_mobilenetv2": 1e-6, "kw4x_mobilenetv2": 1e-8, "kw1x_resnet50": 1e-8}
 
 
 def described(model) -> str:
@@ -55,13 +55,18 @@ def results(function, model, x):
 @pytest.mark.parametrize("name", ["kw1x_resnet50", "kw1x_mobilenetv2", "kw1x_convnext_t"])
 def test_outputs_and_gradients_are_those_of_the_direct_formulation(name, training):
     model = fill_weights(build(name, drop_path_rate=0.0)).train(training)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            # Of two images it is close to a step, and rounding (an image changed by 1e-15) comes
+            # out of the network as large as the features.
+            module.eval()
     x = images(2, 3, 67, 97)
     actual = results(model, model, x)
     statistics = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
     fill_weights(model)
     expected = results(Direct(model), model, x)
     outs = len(model.out_channels)
-    tolerance = TOLERANCES.get(name, 1e-9)
+    tolerance = TOLERANCES.get(name, 1e-10)
     # the largest gradient gives the measure: some are sums that cancel
     largest = max(gradient.abs().max() for gradient in expected[outs:])
     for i, (a, e) in enumerate(zip(actual, expected, strict=True)):
