@@ -47,6 +47,7 @@ setup(
         "mmdet==2.28.2",
         # mmcv 1.7.x too, as mmcv or as mmcv-full: pip cannot say "either", so the import checks it
         "addict",
+        "hotcoco>=1.3",
         "numpy",
         "opencv-python-headless",
         "packaging",

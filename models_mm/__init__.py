@@ -9,6 +9,15 @@ from models_mm import compat
 
 compat.apply()
 
-from models_mm import backbones  # noqa: E402, F401  (registers; needs mmcv.ops, hence compat)
+from models_mm import backbones, datasets  # noqa: E402, F401  (register; need compat)
 
-__all__ = ["__version__"]
+__all__ = ["Detector", "__version__"]
+
+
+def __getattr__(name: str):
+    """``Detector``, loaded when it is asked for: training and testing do without its imports."""
+    if name == "Detector":
+        from models_mm.inference import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
