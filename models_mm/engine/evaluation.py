@@ -2,7 +2,7 @@
 
 import mmcv
 import torch
-from mmcv.runner import get_dist_info
+from mmcv.runner import TensorboardLoggerHook, get_dist_info
 from mmdet.core import DistEvalHook, EvalHook
 from torch import nn
 from torch.utils.data import DataLoader
@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from models_mm.engine import watchdog
 from models_mm.engine.randomness import untouched
 from models_mm.engine.results import encoded, gather_results
+from models_mm.visualization.pictures import comparison, evenly
 
 
 def predict(model: nn.Module, data_loader: DataLoader) -> list | None:
@@ -39,7 +40,14 @@ class Evaluates:
     """What the hooks for one and for several processes do; a mixin before mmdet's hook.
 
     What is drawn at random does not change the training, and the ranks wait for rank 0.
+
+    Args:
+        pictures: how many images TensorBoard gets, their truth beside their prediction; 0: none.
     """
+
+    def __init__(self, *args, pictures: int = 4, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pictures = pictures
 
     def _do_evaluate(self, runner) -> None:
         if not self._should_evaluate(runner):
@@ -54,7 +62,21 @@ class Evaluates:
                     score = self.evaluate(runner, self.latest_results)
                     if self.save_best and score:
                         self._save_ckpt(runner, score)
+                    self.show(runner)
             watchdog.meet("the evaluation")
+
+    def show(self, runner) -> None:
+        """Give TensorBoard pictures of COCO's data sets."""
+        boards = [hook for hook in runner.hooks if isinstance(hook, TensorboardLoggerHook)]
+        dataset = self.dataloader.dataset
+        if not boards or not self.pictures or not hasattr(dataset, "coco"):
+            return
+        for index in evenly(dataset, self.pictures):
+            picture = comparison(dataset, self.latest_results[index], index)
+            name = f"predictions/{dataset.data_infos[index]['filename']}"
+            for board in boards:
+                step = board.get_iter(runner)
+                board.writer.add_image(name, picture[..., ::-1], step, dataformats="HWC")
 
 
 class QuietEvalHook(Evaluates, EvalHook):

@@ -30,6 +30,7 @@ COCO_METRICS = ("bbox", "segm", "proposal", "proposal_fast")
 # settings of the evaluation hook that dataset.evaluate() does not take
 HOOK_SETTINGS = (
     "interval",
+    "pictures",
     "tmpdir",
     "start",
     "gpu_collect",

@@ -24,21 +24,30 @@ def draw_comparisons(dataset, results: list, out_dir: str, number: int, score_th
     Returns:
         The paths of the pictures.
     """
-    picks = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)
     paths = []
-    for index in np.unique(picks):
-        name = dataset.data_infos[index]["filename"]
-        image = mmcv.imread(str(Path(dataset.img_prefix or "") / name))
-        truth = draw(image, *true_objects(dataset, index), dataset.CLASSES)
-        predicted = draw(image, *predicted_objects(results[index], score_thr), dataset.CLASSES)
-        gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
-        picture = np.concatenate(
-            [titled(truth, "truth"), titled(gap, ""), titled(predicted, "prediction")], axis=1
-        )
-        path = Path(out_dir) / f"{Path(name).stem}.png"
-        mmcv.imwrite(picture, str(path))
+    for index in evenly(dataset, number):
+        path = Path(out_dir) / f"{Path(dataset.data_infos[index]['filename']).stem}.png"
+        mmcv.imwrite(comparison(dataset, results[index], index, score_thr), str(path))
         paths.append(path)
     return paths
+
+
+def evenly(dataset, number: int) -> np.ndarray:
+    """Places of that many images, spread over the data set."""
+    picks = np.linspace(0, len(dataset) - 1, min(number, len(dataset)))
+    return np.unique(picks.round().astype(int))
+
+
+def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarray:
+    """The truth of an image on the left and the prediction on the right, BGR (H, W, 3)."""
+    name = dataset.data_infos[index]["filename"]
+    image = mmcv.imread(str(Path(dataset.img_prefix or "") / name))
+    truth = draw(image, *true_objects(dataset, index), dataset.CLASSES)
+    predicted = draw(image, *predicted_objects(result, score_thr), dataset.CLASSES)
+    gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
+    return np.concatenate(
+        [titled(truth, "truth"), titled(gap, ""), titled(predicted, "prediction")], axis=1
+    )
 
 
 def true_objects(dataset, index: int):
