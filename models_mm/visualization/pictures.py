@@ -53,7 +53,8 @@ def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarra
 def true_objects(dataset, index: int):
     """Boxes (n, 4), labels (n,) and masks (n, H, W) of an image's annotations, crowds left out."""
     coco = dataset.coco
-    annotations = coco.load_anns(coco.get_ann_ids(img_ids=[dataset.img_ids[index]], iscrowd=False))
+    image, known = dataset.img_ids[index], list(dataset.cat2label)  # the config's classes
+    annotations = coco.load_anns(coco.get_ann_ids([image], known, iscrowd=False))
     boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = np.array([dataset.cat2label[a["category_id"]] for a in annotations], int)
