@@ -9,7 +9,17 @@ from models_mm import compat
 
 compat.apply()
 
-from models_mm import backbones, heads  # noqa: E402, F401  (register; need mmcv.ops, hence compat)
+# These register with mmdet, and need compat for it.
+from models_mm import backbones, datasets, heads  # noqa: E402, F401
 from models_mm.zoo import create_backbone, get_config, list_configs  # noqa: E402
 
-__all__ = ["__version__", "create_backbone", "get_config", "list_configs"]
+__all__ = ["Detector", "__version__", "create_backbone", "get_config", "list_configs"]
+
+
+def __getattr__(name: str):
+    """``Detector``, loaded when it is asked for: training and testing do without its imports."""
+    if name == "Detector":
+        from models_mm.inference import Detector
+
+        return Detector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

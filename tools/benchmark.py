@@ -5,7 +5,8 @@
     python tools/benchmark.py biformer_s:direct biformer_s --batch 2 --mode infer train
 
 A target is a config (the whole detector) or the registered name of a backbone; ``:fused`` folds its
-norms for inference, ``:direct`` is its equations as they stand, where tools/direct/ has them.
+norms for inference, ``:compiled`` gives it to torch.compile, ``:direct`` is its equations as they
+stand, where tools/direct/ has them.
 Candidates are timed in turn, round after round, so that whatever else the machine does meets all of
 them alike; the ratio is the median over rounds of (time of the first / time of this one): above 1
 is faster.
@@ -67,8 +68,8 @@ class Candidate:
         torch.manual_seed(0)
         self.name = target
         name, *variants = target.split(":")
-        if variants not in ([], ["fused"], ["direct"]):
-            raise UserError(f"{target}: the variants of a target are :fused and :direct")
+        if variants not in ([], ["fused"], ["direct"], ["compiled"]):
+            raise UserError(f"{target}: the variants of a target are :fused, :direct, :compiled")
         self.args, self.fused = args, variants == ["fused"]
         self.is_detector = name.endswith(".py")
         build = self._build_direct if variants == ["direct"] else self._build
@@ -76,6 +77,8 @@ class Candidate:
         if self.fused:
             self.model.eval()
             (self.model.backbone if self.is_detector else self.model).fuse()
+        if variants == ["compiled"]:
+            (self.model.backbone if self.is_detector else self.model).compile()
         height, width = args.shape
         self.image = torch.randn(args.batch, 3, height, width, device=args.device)
 
@@ -214,7 +217,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("targets", nargs="+", help="configs or backbones, [:fused|:direct]")
+    parser.add_argument("targets", nargs="+", help="config or backbone, [:fused|:direct|:compiled]")
     parser.add_argument("--shape", type=int, nargs=2, default=(512, 512), metavar=("H", "W"))
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--mode", choices=MODES, nargs="+", default=["infer"])

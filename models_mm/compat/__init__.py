@@ -19,7 +19,7 @@ def apply() -> None:
     packages.check()
     operators.apply()
     # imported only now: they import mmdet, which imports mmcv.ops and its compiled module
-    from models_mm.compat import config, ddp, launch, loading, numpy_names, seeds, streams
+    from models_mm.compat import config, ddp, launch, loading, numpy_names, recalls, seeds, streams
 
-    for subject in (numpy_names, config, streams, ddp, launch, loading, seeds):
+    for subject in (numpy_names, config, streams, ddp, launch, loading, recalls, seeds):
         subject.apply()

@@ -9,7 +9,10 @@ import torch.distributed as dist
 
 from models_mm.compat import operators, packages
 
-PACKAGES = ("torch", "torchvision", "timm", "mmcv", "mmcv-full", "mmdet", "numpy", "pycocotools")
+PACKAGES = (
+    *("torch", "torchvision", "timm", "mmcv", "mmcv-full", "mmdet", "numpy"),
+    *("pycocotools", "hotcoco"),
+)
 
 
 def report() -> tuple[dict[str, str], list[str]]:
@@ -29,7 +32,7 @@ def report() -> tuple[dict[str, str], list[str]]:
 def problems(gpus: list[str]) -> list[str]:
     """What keeps this installation from training or testing."""
     found = packages.problems()
-    for name in ("cv2", "pycocotools.mask", "torch.utils.tensorboard", "matplotlib"):
+    for name in ("cv2", "pycocotools.mask", "hotcoco", "torch.utils.tensorboard", "matplotlib"):
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -18,6 +18,7 @@ ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".
 
 # Settings that mmdet reads and a config need not have; anything else new is taken for a typo.
 TOP_LEVEL = {
+    *("amp", "channels_last", "compile", "ema"),
     *("auto_resume", "auto_scale_lr", "checkpoint_config", "cudnn_benchmark", "custom_hooks"),
     *(
         "custom_imports",

@@ -1,32 +1,24 @@
-"""Evaluation in several processes: parts in the work dir, and no limit of time on the waiting."""
-
-import os
-import shutil
-from pathlib import Path
+"""Evaluation in one or several processes, without a limit of time on the waiting."""
 
 import mmcv
 import torch
-from mmcv.runner import get_dist_info
-from mmdet.apis.test import collect_results_gpu
-from mmdet.core import DistEvalHook, EvalHook, encode_mask_results
+from mmcv.runner import TensorboardLoggerHook, get_dist_info
+from mmdet.core import DistEvalHook, EvalHook
 from torch import nn
 from torch.utils.data import DataLoader
 
 from models_mm.engine import watchdog
 from models_mm.engine.randomness import untouched
-from models_mm.errors import UserError
+from models_mm.engine.results import encoded, gather_results
+from models_mm.visualization.pictures import comparison, evenly
 
 
-def multi_gpu_test(
-    model: nn.Module, data_loader: DataLoader, tmpdir: str, gpu_collect: bool = False
-) -> list | None:
+def predict(model: nn.Module, data_loader: DataLoader) -> list | None:
     """Results of all images, in their order, on rank 0; ``None`` on the others.
 
     Args:
         model: the detector, wrapped.
         data_loader: this rank's images.
-        tmpdir: folder for the ranks' parts, shared by all machines.
-        gpu_collect: collect over the GPUs instead.
     """
     model.eval()
     rank, world = get_dist_info()
@@ -35,69 +27,64 @@ def multi_gpu_test(
     for number, batch in enumerate(data_loader):
         with torch.no_grad():
             found = model(return_loss=False, rescale=True, **batch)
-        results += [_encoded(result) for result in found]
+        results += [encoded(result) for result in found]
         watchdog.step(f"at image {number * len(found)} of its evaluation")
         for _ in range(len(found) * world if bar else 0):
             bar.update()
-    if gpu_collect:
-        return collect_results_gpu(results, len(data_loader.dataset))
-    return collect(results, len(data_loader.dataset), Path(tmpdir))
+    if bar:
+        print()  # ends the line of the progress bar
+    return gather_results(results, len(data_loader.dataset))
 
 
-def _encoded(result):
-    """A result with its masks as run lengths."""
-    if isinstance(result, tuple):
-        boxes, masks = result
-        return boxes, encode_mask_results(masks)
-    return result
+class Evaluates:
+    """What the hooks for one and for several processes do; a mixin before mmdet's hook.
 
+    What is drawn at random does not change the training, and the ranks wait for rank 0.
 
-def collect(results: list, size: int, folder: Path) -> list | None:
-    """Bring the ranks' results together on rank 0, through files.
-
-    Raises:
-        UserError: rank 0 does not see the other ranks' files.
+    Args:
+        pictures: how many images TensorBoard gets, their truth beside their prediction; 0: none.
     """
-    rank, world = get_dist_info()
-    folder.mkdir(parents=True, exist_ok=True)
-    mmcv.dump(results, folder / f"part_{rank}.pkl")
-    watchdog.meet("the results of all images")
-    if rank != 0:
-        return None
-    parts = []
-    for other in range(world):
-        file = folder / f"part_{other}.pkl"
-        if not file.is_file():
-            raise UserError(
-                f"rank {other} has written {file}, and rank 0 does not see it: "
-                "the work dir must be a folder that all machines share"
-            )
-        parts.append(mmcv.load(file))
-    shutil.rmtree(folder, ignore_errors=True)
-    # rank r had images r, r + world, ...; the last round is filled up with repeated ones
-    return [result for row in zip(*parts, strict=True) for result in row][:size]
 
-
-class PatientEvalHook(DistEvalHook):
-    """mmdet's hook for several processes, with the collection above."""
+    def __init__(self, *args, pictures: int = 4, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pictures = pictures
 
     def _do_evaluate(self, runner) -> None:
         if not self._should_evaluate(runner):
             return
         with untouched():
-            if self.broadcast_bn_buffer:
+            if getattr(self, "broadcast_bn_buffer", False):
                 broadcast_norms(runner.model)
-            tmpdir = self.tmpdir or os.path.join(runner.work_dir, ".eval_hook")
-            results = multi_gpu_test(runner.model, self.dataloader, tmpdir, self.gpu_collect)
-            self.latest_results = results
+            self.latest_results = predict(runner.model, self.dataloader)
             if runner.rank == 0:
-                print()  # ends the line of the progress bar
                 with watchdog.paused("evaluating"):
                     runner.log_buffer.output["eval_iter_num"] = len(self.dataloader)
-                    score = self.evaluate(runner, results)
+                    score = self.evaluate(runner, self.latest_results)
                     if self.save_best and score:
                         self._save_ckpt(runner, score)
+                    self.show(runner)
             watchdog.meet("the evaluation")
+
+    def show(self, runner) -> None:
+        """Give TensorBoard pictures of COCO's data sets."""
+        boards = [hook for hook in runner.hooks if isinstance(hook, TensorboardLoggerHook)]
+        dataset = self.dataloader.dataset
+        if not boards or not self.pictures or not hasattr(dataset, "coco"):
+            return
+        for index in evenly(dataset, self.pictures):
+            picture = comparison(dataset, self.latest_results[index], index)
+            name = f"predictions/{dataset.data_infos[index]['filename']}"
+            for board in boards:
+                step = board.get_iter(runner)
+                board.writer.add_image(name, picture[..., ::-1], step, dataformats="HWC")
+
+
+class QuietEvalHook(Evaluates, EvalHook):
+    """The evaluation in one process."""
+
+
+class PatientEvalHook(Evaluates, DistEvalHook):
+    """The evaluation in several processes."""
 
 
 def broadcast_norms(model: nn.Module) -> None:
@@ -106,11 +93,3 @@ def broadcast_norms(model: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             torch.distributed.broadcast(module.running_var, 0)
             torch.distributed.broadcast(module.running_mean, 0)
-
-
-class QuietEvalHook(EvalHook):
-    """mmdet's hook for one process; what it draws at random does not change the training."""
-
-    def _do_evaluate(self, runner) -> None:
-        with untouched():
-            super()._do_evaluate(runner)

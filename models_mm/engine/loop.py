@@ -5,8 +5,14 @@ import os
 from dataclasses import dataclass
 
 from mmcv import Config
-from mmcv.runner import Fp16OptimizerHook, OptimizerHook, get_dist_info
-from mmdet.apis.train import auto_scale_lr
+from mmcv.runner import (
+    EMAHook,
+    Fp16OptimizerHook,
+    GradientCumulativeFp16OptimizerHook,
+    GradientCumulativeOptimizerHook,
+    OptimizerHook,
+    get_dist_info,
+)
 from mmdet.core import build_optimizer
 from mmdet.datasets import build_dataloader, build_dataset, replace_ImageToTensor
 from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
@@ -51,7 +57,7 @@ def train_detector(
         )
     else:
         model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
-    auto_scale_lr(cfg, distributed, logger)
+    scale_lr(cfg, logger)
     runner = build_runner(
         cfg.runner,
         logger,
@@ -69,6 +75,9 @@ def train_detector(
         cfg.get("momentum_config"),
         custom_hooks_config=cfg.get("custom_hooks"),
     )
+    if cfg.get("ema"):
+        # before the evaluation and the checkpoints, which take the averaged weights
+        runner.register_hook(built("ema", lambda: EMAHook(**cfg.ema)), "ABOVE_NORMAL")
     faults = cfg.get("faults", {})
     runner.register_hook(BadImagesHook(len(datasets[0]), faults.get("bad_images", 0.01)))
     runner.register_hook(FiniteLossHook(faults.get("nonfinite_loss", "stop")), finite_loss.PRIORITY)
@@ -122,11 +131,38 @@ def training_loader(dataset: Dataset, cfg: Config, distributed: bool) -> DataLoa
 
 
 def optimizer_hook(cfg: Config, distributed: bool):
-    """Mixed precision where the config asks for it."""
-    settings = cfg.optimizer_config
+    """Mixed precision and gradient accumulation where the config asks for them."""
+    settings = dict(cfg.optimizer_config)
     if cfg.get("fp16") is not None:
-        return Fp16OptimizerHook(**settings, **cfg.fp16, distributed=distributed)
-    return OptimizerHook(**settings) if distributed and "type" not in settings else settings
+        kinds = (Fp16OptimizerHook, GradientCumulativeFp16OptimizerHook)
+        settings |= dict(**cfg.fp16, distributed=distributed)
+    elif "type" in settings:
+        return settings
+    else:
+        kinds = (OptimizerHook, GradientCumulativeOptimizerHook)
+    kind = kinds[accumulated(cfg) > 1]
+    if kind is kinds[0]:
+        settings.pop("cumulative_iters", None)
+    return built("optimizer_config", lambda: kind(**settings))
+
+
+def accumulated(cfg: Config) -> int:
+    """Iterations whose gradients are added up for one step."""
+    return (cfg.optimizer_config or {}).get("cumulative_iters", 1)
+
+
+def scale_lr(cfg: Config, logger) -> None:
+    """Scale the learning rate linearly to the images of one step, if the config asks for it."""
+    wanted = cfg.get("auto_scale_lr") or {}
+    if not wanted.get("enable"):
+        return
+    here = get_dist_info()[1] * cfg.data.train_dataloader.samples_per_gpu * accumulated(cfg)
+    scaled = cfg.optimizer.lr * here / wanted["base_batch_size"]
+    logger.info(
+        f"learning rate {cfg.optimizer.lr:g} for {wanted['base_batch_size']} images a step has "
+        f"become {scaled:g} for {here}"
+    )
+    cfg.optimizer.lr = scaled
 
 
 def evaluation_hook(cfg: Config, distributed: bool):

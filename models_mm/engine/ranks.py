@@ -43,3 +43,19 @@ def any_rank(*flags: bool) -> list[bool]:
 def from_rank_0(value):
     """Rank 0's value, on every rank."""
     return gather(value if get_dist_info()[0] == 0 else None)[0]
+
+
+def send_to_first(data: bytes) -> None:
+    """Give rank 0 bytes that it asks for with :func:`receive`."""
+    mine = torch.frombuffer(bytearray(data), dtype=torch.uint8).to(_device())
+    dist.send(torch.tensor([len(mine)], device=mine.device), 0)
+    dist.send(mine, 0)
+
+
+def receive(rank: int) -> bytes:
+    """On rank 0, what a rank sends."""
+    size = torch.zeros(1, dtype=torch.int64, device=_device())
+    dist.recv(size, rank)
+    data = torch.empty(int(size), dtype=torch.uint8, device=size.device)
+    dist.recv(data, rank)
+    return data.cpu().numpy().tobytes()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import mmcv
-import torch
 from mmcv import Config
 from mmcv.cnn.utils import revert_sync_batchnorm
 from mmcv.runner import get_dist_info, init_dist
@@ -19,6 +18,7 @@ from torch import nn
 
 from models_mm.engine import watchdog
 from models_mm.engine.configs import data_paths, find_config
+from models_mm.engine.execution import prepare_execution, settle_precision
 from models_mm.errors import UserError
 
 
@@ -34,9 +34,13 @@ def prepare(cfg: Config, args: argparse.Namespace) -> bool:
         cfg.work_dir = os.path.join("work_dirs", find_config(args.config).stem)
     cfg.gpu_ids = [args.gpu_ids[0] if args.gpu_ids else args.gpu_id]
     cfg.device = get_device()
+    settle_precision(cfg)
     if cfg.device == "cpu" and cfg.get("fp16"):
         # mmcv's mixed precision is for GPUs: here it would halve the images and nothing else
-        warnings.warn("fp16 of the config needs a GPU: float32 on this CPU", stacklevel=2)
+        warnings.warn(
+            "fp16 of the config needs a GPU: float32 on this CPU (amp=bfloat16 works here)",
+            stacklevel=2,
+        )
         cfg.fp16 = None
     # the data workers are the parallelism; set so that mmdet has nothing to warn of
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -73,13 +77,8 @@ def build_model(cfg: Config) -> nn.Module:
     )
     rfnext_init_model(model, cfg=cfg)
     if cfg.device == "cpu":
-        # channels_last is the faster layout there; backbones choose it for their maps, and weights
-        # that follow spare a copy of every gradient
         model = revert_sync_batchnorm(model)
-        for weight in model.parameters():
-            if weight.dim() == 4:  # Module.to would also take those of five dimensions, and fail
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return model
+    return prepare_execution(model, cfg)
 
 
 def build_data(cfg: dict, split: str, default_args: dict | None = None):

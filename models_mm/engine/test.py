@@ -22,7 +22,7 @@ from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.engine import watchdog
 from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
-from models_mm.engine.evaluation import multi_gpu_test
+from models_mm.engine.evaluation import predict
 from models_mm.engine.setup import build_data, build_model, prepare
 from models_mm.errors import UserError
 
@@ -30,6 +30,7 @@ COCO_METRICS = ("bbox", "segm", "proposal", "proposal_fast")
 # settings of the evaluation hook that dataset.evaluate() does not take
 HOOK_SETTINGS = (
     "interval",
+    "pictures",
     "tmpdir",
     "start",
     "gpu_collect",
@@ -82,9 +83,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--gpu-id", type=int, default=0, help="GPU of a run without a launcher (default: 0)"
     )
     parser.add_argument(
-        "--gpu-collect", action="store_true", help="gather results over the GPUs, not by files"
+        "--gpu-collect", action="store_true", help="not needed: results never go through files"
     )
-    parser.add_argument("--tmpdir", help="where ranks exchange results (default: in the work dir)")
+    parser.add_argument("--tmpdir", help="not needed: results never go through files")
     add_common_options(parser)
     args = parse(parser, argv)
     check_args(parser, args)
@@ -135,12 +136,13 @@ def main(argv: list[str] | None = None) -> None:
         local_rank = int(os.environ["LOCAL_RANK"])
         model = build_ddp(model, cfg.device, device_ids=[local_rank], broadcast_buffers=False)
         watchdog.start(cfg)
-        tmpdir = args.tmpdir or os.path.join(cfg.work_dir, ".dist_test")
-        results = multi_gpu_test(model, loader, tmpdir, args.gpu_collect)
     else:
         model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
+    if args.show or args.show_dir:
         results = single_gpu_test(model, loader, args.show, args.show_dir, args.show_score_thr)
-    print()  # ends the line of the progress bar
+        print()  # ends the line of the progress bar
+    else:
+        results = predict(model, loader)
     if get_dist_info()[0] == 0:
         with watchdog.paused("evaluating"):
             use_results(cfg, args, loader.dataset, results)

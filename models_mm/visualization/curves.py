@@ -48,23 +48,27 @@ def plot_logs(paths: list[str], out: str) -> None:
         UserError: a log cannot be read.
     """
     runs = {_label(path, paths): read_log(path) for path in paths}
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    several = len(runs) > 1
+    figure = Figure(figsize=(15, 5.5), layout="constrained")
     losses, rate, accuracy = figure.subplots(1, 3)
-    for name, (train, val) in runs.items():
-        prefix = f"{name} " if len(runs) > 1 else ""
+    for number, (name, (train, val)) in enumerate(runs.items()):
+        # one run: a colour a curve; several: a colour a run, and only what sums it up
+        prefix, color = (f"{name} ", f"C{number}") if several else ("", None)
         for key, values in train.items():
-            if key == "loss" or ("loss" in key and len(runs) == 1):
-                losses.plot(*zip(*values, strict=True), label=prefix + key)
-        rate.plot(*zip(*train.get("lr", [(0, 0)]), strict=True), label=name)
+            if key == "loss" or ("loss" in key and not several):
+                losses.plot(*zip(*values, strict=True), label=prefix + key, color=color)
+        rate.plot(*zip(*train.get("lr", [(0, 0)]), strict=True), label=name, color=color)
         for key, values in val.items():
-            if key.endswith(("_mAP", "_mAP_50", "mAP", "AR@100")):
-                accuracy.plot(*zip(*values, strict=True), "o-", label=prefix + key)
+            if key.endswith(("mAP", "AR@100") if several else ("mAP", "_mAP_50", "AR@100")):
+                style = "s--" if key.startswith("segm") else "o-"
+                accuracy.plot(*zip(*values, strict=True), style, label=prefix + key, color=color)
     titles = ((losses, "training loss"), (rate, "learning rate"), (accuracy, "validation"))
     for axes, title in titles:
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize=8)
+            # below: inside it would cover curves
+            axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
         else:
             axes.text(0.5, 0.5, "no evaluation yet", ha="center", transform=axes.transAxes)
     losses.set_yscale("log")

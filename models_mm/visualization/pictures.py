@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 import pycocotools.mask as mask_utils
 import torch
-from matplotlib import colormaps, font_manager
+from matplotlib import colormaps
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 
@@ -24,27 +24,37 @@ def draw_comparisons(dataset, results: list, out_dir: str, number: int, score_th
     Returns:
         The paths of the pictures.
     """
-    picks = np.linspace(0, len(dataset) - 1, min(number, len(dataset))).round().astype(int)
     paths = []
-    for index in np.unique(picks):
-        name = dataset.data_infos[index]["filename"]
-        image = mmcv.imread(str(Path(dataset.img_prefix or "") / name))
-        truth = draw(image, *true_objects(dataset, index), dataset)
-        predicted = draw(image, *predicted_objects(results[index], score_thr), dataset)
-        gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
-        picture = np.concatenate(
-            [titled(truth, "truth"), titled(gap, ""), titled(predicted, "prediction")], axis=1
-        )
-        path = Path(out_dir) / f"{Path(name).stem}.png"
-        mmcv.imwrite(picture, str(path))
+    for index in evenly(dataset, number):
+        path = Path(out_dir) / f"{Path(dataset.data_infos[index]['filename']).stem}.png"
+        mmcv.imwrite(comparison(dataset, results[index], index, score_thr), str(path))
         paths.append(path)
     return paths
+
+
+def evenly(dataset, number: int) -> np.ndarray:
+    """Places of that many images, spread over the data set."""
+    picks = np.linspace(0, len(dataset) - 1, min(number, len(dataset)))
+    return np.unique(picks.round().astype(int))
+
+
+def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarray:
+    """The truth of an image on the left and the prediction on the right, BGR (H, W, 3)."""
+    name = dataset.data_infos[index]["filename"]
+    image = mmcv.imread(str(Path(dataset.img_prefix or "") / name))
+    truth = draw(image, *true_objects(dataset, index), dataset.CLASSES)
+    predicted = draw(image, *predicted_objects(result, score_thr), dataset.CLASSES)
+    gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
+    return np.concatenate(
+        [titled(truth, "truth"), titled(gap, ""), titled(predicted, "prediction")], axis=1
+    )
 
 
 def true_objects(dataset, index: int):
     """Boxes (n, 4), labels (n,) and masks (n, H, W) of an image's annotations, crowds left out."""
     coco = dataset.coco
-    annotations = coco.load_anns(coco.get_ann_ids(img_ids=[dataset.img_ids[index]], iscrowd=False))
+    image, known = dataset.img_ids[index], list(dataset.cat2label)  # the config's classes
+    annotations = coco.load_anns(coco.get_ann_ids([image], known, iscrowd=False))
     boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = np.array([dataset.cat2label[a["category_id"]] for a in annotations], int)
@@ -70,23 +80,49 @@ def _decode(segment) -> np.ndarray:
     return (mask_utils.decode(segment) if isinstance(segment, dict) else segment).astype(bool)
 
 
-def draw(image: np.ndarray, boxes, labels, masks, dataset) -> np.ndarray:
+def draw(image: np.ndarray, boxes, labels, masks, classes) -> np.ndarray:
     """The BGR image (H, W, 3) with boxes, class names, scores and translucent masks."""
-    picture = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)  # RGB, (3, H, W)
     if not len(boxes):
         return image
-    hues = colormaps["hsv"](np.linspace(0, 1, len(dataset.CLASSES), endpoint=False))
+    hues = colormaps["hsv"](np.linspace(0, 1, len(classes), endpoint=False))
     colors = [tuple(int(255 * c) for c in hues[label][:3]) for label in labels]
-    texts = [dataset.CLASSES[label] for label in labels]
-    if boxes.shape[1] == 5:
-        texts = [f"{text} {score:.2f}" for text, score in zip(texts, boxes[:, 4], strict=True)]
-    if masks is not None:
+    picture = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)  # RGB, (3, H, W)
+    if masks is not None and len(masks):
         picture = draw_segmentation_masks(picture, torch.from_numpy(masks), 0.45, colors)
-    font = {"font": font_manager.findfont("DejaVu Sans"), "font_size": 10}
+    scale = max(1.0, min(image.shape[:2]) / 500)
     picture = draw_bounding_boxes(
-        picture, torch.from_numpy(boxes[:, :4]), texts, colors, width=2, **font
+        picture, torch.from_numpy(boxes[:, :4]), colors=colors, width=round(2 * scale)
     )
-    return picture.permute(1, 2, 0).numpy()[..., ::-1]
+    picture = np.ascontiguousarray(picture.permute(1, 2, 0).numpy()[..., ::-1])
+    # the most certain last: its name lies on top
+    for place in range(len(boxes))[::-1]:
+        text = classes[labels[place]]
+        if boxes.shape[1] == 5:
+            text = f"{text} {boxes[place, 4]:.2f}"
+        label(picture, text, boxes[place], colors[place][::-1], scale)
+    return picture
+
+
+def label(picture: np.ndarray, text: str, box, color: tuple[int, ...], scale: float) -> None:
+    """Write a name on a bar of the box's colour above its corner, inside where there is no room.
+
+    Args:
+        picture: BGR (H, W, 3), drawn upon.
+        text: the name.
+        box: left, top, ... in pixels.
+        color: BGR, 0 to 255.
+        scale: of the letters, 1 for small pictures.
+    """
+    size, thick = 0.36 * scale, max(1, round(scale))
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
+    height += below + 2
+    left = int(np.clip(box[0], 0, max(picture.shape[1] - width - 2, 0)))
+    top = int(np.clip(box[1] - height, 0, max(picture.shape[0] - height, 0)))
+    cv2.rectangle(picture, (left, top), (left + width + 2, top + height), color, -1)
+    bright = np.dot(color, (0.11, 0.59, 0.3)) > 120
+    ink = (0, 0, 0) if bright else (255, 255, 255)
+    corner = (left + 1, top + height - below)
+    cv2.putText(picture, text, corner, cv2.FONT_HERSHEY_SIMPLEX, size, ink, thick, cv2.LINE_AA)
 
 
 def titled(image: np.ndarray, title: str) -> np.ndarray:

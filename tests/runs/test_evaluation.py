@@ -1,4 +1,4 @@
-"""Evaluation in several processes: parts in the work dir, patience with slow ranks."""
+"""Evaluation in several processes: patience with slow ranks."""
 
 import re
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -92,6 +93,18 @@ def test_tensorboard_has_losses_rate_and_ap(trained):
     tags = events.Tags()["scalars"]
     for tag in ("train/loss", "train/loss_mask", "learning_rate", "val/bbox_mAP", "val/segm_mAP"):
         assert tag in tags
+
+
+def test_tensorboard_has_pictures_of_predictions(trained):
+    """Truth and prediction side by side: more than twice as wide as an image, and not blank."""
+    events = EventAccumulator(str(trained / "tf_logs"))
+    events.Reload()
+    tags = events.Tags()["images"]
+    assert len(tags) == 4 and all(tag.startswith("predictions/0") for tag in tags)
+    picture = events.Images(tags[0])[0]
+    pixels = cv2.imdecode(np.frombuffer(picture.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert pixels.shape == (picture.height, picture.width, 3)
+    assert picture.width > 2 * 85 and pixels.std() > 10
 
 
 def test_testing_prints_the_coco_table_and_writes_it(tested):
@@ -184,8 +197,6 @@ def test_pictures_and_curves(demo_data, run_tool, trained, tested, tmp_path):
         *("--number", 2, "--score-thr", 0.1, *options(demo_data)),
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    import cv2
-
     pictures = [cv2.imread(str(path)) for path in sorted(tmp_path.glob("*.png"))]
     assert len(pictures) == 2
     for picture in pictures:  # truth and prediction, each 128 or 96 wide, and a line between
@@ -265,3 +276,29 @@ def test_ctrl_c_ends_all_ranks(long_run):
     while any("train.py" in command_of(pid) for pid in ranks):
         assert time.time() < deadline
         time.sleep(0.2)
+
+
+def test_training_data_after_augmentation(demo_data, run_tool, tmp_path):
+    """Two images, three draws of each: rows and columns of a picture that differ."""
+    done = run_tool(
+        *(ROOT / "tools/browse_dataset.py", CONFIG, "--number", 2, "--draws", 4),
+        *("--out", tmp_path / "samples.png", *options(demo_data)),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    picture = cv2.imread(str(tmp_path / "samples.png"))
+    assert picture.shape[0] > 2 * 150 and picture.shape[1] > 4 * 120
+    left, right = np.split(picture[:, : picture.shape[1] // 4 * 4], 2, axis=1)
+    assert (left != right).mean() > 0.05
+
+
+def test_errors_and_confusions(demo_data, run_tool, trained, tested, tmp_path):
+    done = run_tool(
+        *(ROOT / "tools/analyze_results.py", CONFIG, trained / "two.pkl", "--out", tmp_path),
+        *("--score-thr", 0.1, *options(demo_data)),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line for line in done.stdout.splitlines() if line.endswith(".png")]
+    assert len(said) == 1 + 2 * 4
+    for path in said:
+        assert cv2.imread(path).std() > 10
+    assert not list(tmp_path.glob("*.json"))

@@ -1,0 +1,52 @@
+"""Show what a detector gets wrong: COCO's error analysis and the confusion matrix, as pictures.
+
+    python tools/analyze_results.py CONFIG RESULTS.pkl --out FOLDER
+
+RESULTS.pkl is what tools/test.py --out wrote. The error analysis draws precision over recall as it
+would be if errors were forgiven one kind after the other: C75, C50 (IoU), Loc (position), Sim
+(classes of one supercategory), Oth (any class), BG (background), FN (what is missed).
+"""
+
+import argparse
+from pathlib import Path
+
+import _checkout  # noqa: F401  isort: skip
+import matplotlib
+import mmcv
+
+from models_mm.engine.cli import OVERRIDE_HELP, DictAction, run
+from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.setup import build_data
+from models_mm.errors import UserError
+from models_mm.visualization.analysis import confusion_matrix, error_analysis
+
+
+def main() -> None:
+    """Analyse as the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="config of the tested detector")
+    parser.add_argument("results", metavar="RESULTS.pkl", help="what tools/test.py --out wrote")
+    parser.add_argument("--out", default="analysis", help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="of the confusion matrix (%(default)s)"
+    )
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
+    )
+    args = parser.parse_args()
+    matplotlib.use("Agg")
+    cfg = load_config(args.config, args.cfg_options)
+    check_files(cfg, ("test",))
+    dataset = build_data(cfg.data.test, "test", dict(test_mode=True))
+    results = mmcv.load(args.results)
+    if len(results) != len(dataset):
+        raise UserError(f"{args.results} has {len(results)} results for {len(dataset)} images")
+    pictures = [confusion_matrix(dataset, results, Path(args.out), args.score_thr)]
+    pictures += error_analysis(dataset, results, Path(args.out))
+    print("\n".join(map(str, pictures)))
+
+
+if __name__ == "__main__":
+    run(main)
