@@ -145,7 +145,8 @@ class CocoDataset(MMDetCocoDataset):
         else:
             per_class, masks = results, None
         categories = [1] if isinstance(results[0], np.ndarray) else self.cat_ids
-        flat = [boxes for of_image in per_class for boxes in of_image]
+        known = len(categories)  # a file may lack classes of the model; they count nowhere
+        flat = [boxes for of_image in per_class for boxes in of_image[:known]]
         counts = np.array([len(boxes) for boxes in flat]).reshape(len(results), -1)
         boxes = np.concatenate(flat).astype(np.float64)
         images = np.repeat(self.img_ids, counts.sum(1))
@@ -156,8 +157,9 @@ class CocoDataset(MMDetCocoDataset):
         else:
             if isinstance(masks[0], tuple):  # Mask Scoring R-CNN: masks have scores of their own
                 masks, own = zip(*masks, strict=True)
-                scores = np.array([float(s) for image in own for of in image for s in of])
-            masks = [mask for of_image in masks for of_class in of_image for mask in of_class]
+                scores = np.array([float(s) for image in own for of in image[:known] for s in of])
+            kept = (of_class for of_image in masks for of_class in of_image[:known])
+            masks = [mask for of_class in kept for mask in of_class]
         size = boxes[:, 2:4] - boxes[:, :2]
         return np.column_stack([images, boxes[:, :2], size, scores, labels]), masks
 

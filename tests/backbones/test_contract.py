@@ -211,8 +211,8 @@ def test_autocast_is_finite(name, dtype):
 
 
 def test_unknown_keyword_is_an_error(name):
-    with pytest.raises(TypeError, match="depth"):
-        build_backbone({**VARIANTS[name], "depth": 50})
+    with pytest.raises(TypeError, match="drop_paht"):
+        build_backbone({**VARIANTS[name], "drop_paht": 0.1})
 
 
 @pytest.mark.parametrize("out_indices", [(), (0, 5), (-1,), (1, 0), (2, 2)])

@@ -239,7 +239,7 @@ def test_arch_is_the_entry_name():
     assert named.state_dict().keys() == by_arch.state_dict().keys()
     with pytest.raises(ValueError, match="arch must be one of t, s, b"):
         build_backbone(dict(type="DFvT", arch="m"))
-    with pytest.raises(TypeError, match="patch_norm"):
+    with pytest.raises(ValueError, match="patch_norm"):
         build_backbone(dict(type="dfvt_t", patch_norm=False))
 
 

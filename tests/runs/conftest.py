@@ -73,7 +73,7 @@ def start_tool():
         process.wait()
 
 
-def wait_for(what, seconds: float = 120):
+def wait_for(what, seconds: float = 240):
     """Ask until the answer is not empty, and return it."""
     deadline = time.time() + seconds
     while not (found := what()):
