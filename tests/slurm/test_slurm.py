@@ -78,9 +78,9 @@ def state(cluster, job: str) -> str:
 
 
 def go_on(cluster, job: str) -> None:
-    """Slurm lets a requeued job wait for two minutes."""
+    """Slurm lets a requeued job wait for two minutes; within a second it would refuse it."""
     wait_for(lambda: state(cluster, job) == "PENDING")
-    slurm(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now")
+    slurm(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now+3")
 
 
 def test_preempted_requeued_finished(cluster, arguments, uninterrupted, run_tool, tmp_path):
