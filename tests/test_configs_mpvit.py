@@ -8,6 +8,7 @@ from mmdet.core import build_optimizer
 from mmdet.models import build_detector
 from torch import nn
 
+from models_mm.checkpoints import read_checkpoint
 from models_mm.engine.configs import ROOT, load_config
 
 from .data import data_options
@@ -159,9 +160,9 @@ def test_everything_decays_once():
 
 
 def test_training_by_iterations_goes_on_where_it_stopped(run_tool, coco_data, tmp_path):
-    def train(iterations):
+    def train(iterations, folder):
         done = run_tool(
-            *(ROOT / "tools/train.py", path_of("retinanet", "tiny"), "--work-dir", tmp_path),
+            *(ROOT / "tools/train.py", path_of("retinanet", "tiny"), "--work-dir", folder),
             *("--auto-resume", "--seed", 0),
             *(option for option in data_options(coco_data) if "max_epochs" not in option),
             *("model.backbone.init_cfg=None", f"runner.max_iters={iterations}"),
@@ -172,11 +173,20 @@ def test_training_by_iterations_goes_on_where_it_stopped(run_tool, coco_data, tm
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr
 
-    first = train(2)
-    assert (tmp_path / "iter_2.pth").is_file() and "Iter(val)" in first
-    second = train(4)
-    assert (tmp_path / "iter_4.pth").is_file() and "iter_2.pth: iteration 2" in second
+    first = train(2, tmp_path / "stopped")
+    assert (tmp_path / "stopped/iter_2.pth").is_file() and "Iter(val)" in first
+    second = train(4, tmp_path / "stopped")
+    assert "iter_2.pth: iteration 2" in second
     assert "Iter [2/4]" not in second and "Iter [3/4]" in second
+
+    # the head's running mean, which is no part of the weights, has gone on too
+    train(4, tmp_path / "whole")
+    resumed, whole = (
+        read_checkpoint(tmp_path / name / "iter_4.pth") for name in ("stopped", "whole")
+    )
+    assert resumed["progress"]["attributes"] == whole["progress"]["attributes"] != [{}]
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][key], value)
 
 
 # --- the head that mmdet has no option for

@@ -42,8 +42,7 @@ def inspect(args: argparse.Namespace) -> None:
     path, meta = Path(args.input), checkpoint.get("meta") or {}
     facts = {"file": f"{path} ({path.stat().st_size:,} bytes)", "sha256": sha256(path)}
     facts |= {"family": identity.family or "-", "variant": identity.variant or "-"}
-    facts |= {"kind": identity.kind}
-    facts |= {key: value for key, value in progress(checkpoint, meta).items()}
+    facts |= {"kind": identity.kind, **progress(checkpoint, meta)}
     weights = sum(value.numel() for value in entries.values())
     facts["weights"] = f"{len(entries)} entries, {weights / 1e6:.2f} M values"
     others = sorted(str(key) for key in checkpoint if key not in ("state_dict", "model", "meta"))

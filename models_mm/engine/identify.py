@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from mmcv import ConfigDict
 from mmdet.models import build_backbone, build_detector
+from torch import nn
 
 from models_mm.checkpoints import family_of, kernelwarehouse
 from models_mm.checkpoints.loading import EXACT, below, fill, is_detector, with_own_backbone
@@ -67,7 +68,7 @@ def identify(entries: dict, path: str, config: str | None = None) -> Identity:
     variant, share = likeliest(inner)
     if share < LIKE:
         return Identity("", "", "unknown", None, "no known backbone has these keys and shapes")
-    family = family_of(build_backbone(backbones()[variant])).name
+    family = family_of(outline(variant)).name
     kind, state, fault = "backbone", None, ""
     try:
         if detector:
@@ -88,17 +89,15 @@ def backbones() -> dict[str, dict]:
     for entry in catalogue():
         name = re.sub(r"^(cascade_)?(mask|faster)_rcnn_|^retinanet_", "", entry.name)
         settings = load_config(entry.config).model.backbone.to_dict()
-        every_output = {"init_cfg": None, "out_indices": (0, 1, 2, 3)}
-        found.setdefault(name.partition("_fpn_")[0], ConfigDict({**settings, **every_output}))
+        found.setdefault(name.partition("_fpn_")[0], ConfigDict({**settings, "init_cfg": None}))
     return found
 
 
 @lru_cache
-def shapes(variant: str) -> dict[str, tuple]:
-    """Shape of every entry of a variant's state dict."""
+def outline(variant: str) -> nn.Module:
+    """A variant with shapes and without values."""
     with torch.device("meta"):
-        model = build_backbone(backbones()[variant])
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+        return build_backbone(backbones()[variant])
 
 
 def likeliest(entries: dict) -> tuple[str, float]:
@@ -106,12 +105,12 @@ def likeliest(entries: dict) -> tuple[str, float]:
     # mmdet's MobileNetV2, which stands for the published one, has names of its own
     entries = {**entries, **kernelwarehouse.mobilenetv2_names(entries)}
     found = {key: tuple(value.shape) for key, value in entries.items()}
-    shares = {
-        variant: sum(found.get(key) == shape for key, shape in shapes(variant).items())
-        / max(len(shapes(variant)), 1)
-        for variant in backbones()
-    }
-    return max(shares.items(), key=lambda item: item[1])
+
+    def share(variant: str) -> float:
+        own = outline(variant).state_dict()
+        return sum(found.get(key) == tuple(value.shape) for key, value in own.items()) / len(own)
+
+    return max(((variant, share(variant)) for variant in backbones()), key=lambda item: item[1])
 
 
 def backbone_state(entries: dict, path: str, variant: str) -> dict:

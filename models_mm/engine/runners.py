@@ -41,6 +41,15 @@ class Resumable:
         state = self.bare_model().state_dict()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
+    def attributes(self) -> dict:
+        """What modules carry from one iteration to the next outside their state dict: plain values
+        that they name in ``resumable``, of which every rank has its own."""
+        return {
+            f"{name}.{attribute}": getattr(module, attribute)
+            for name, module in self.bare_model().named_modules()
+            for attribute in getattr(module, "resumable", ())
+        }
+
     def snapshot(self, epoch: int, iteration: int, inner: int, unevaluated: bool) -> dict:
         """Everything that the next iteration depends on; every rank calls it, rank 0 uses it.
 
@@ -60,6 +69,7 @@ class Resumable:
                     inner_iter=inner,
                     world_size=self.world_size,
                     random_states=states,
+                    attributes=ranks.gather(self.attributes()),
                     unevaluated=unevaluated,
                     gradients=self.unused_gradients(iteration),
                 ),

@@ -17,13 +17,15 @@ class Detectron2RetinaHead(RetinaHead):
     Detections: NMS sees whole boxes (``bbox_coder.clip_border=False``), the best of them are scaled
     to the original image, clipped to it, and dropped if nothing is left, so that fewer than
     ``max_per_img`` may remain. Losses: the divisor is a running mean of the number of positive
-    anchors of a process's images, which starts anew with every run.
+    anchors of a process's images, which a resumed run goes on with.
 
     Args:
         loss_normalizer: first value of the running mean.
         loss_normalizer_momentum: its weight when a batch is added.
         args, kwargs: as RetinaHead's.
     """
+
+    resumable = ("loss_normalizer",)
 
     def __init__(
         self, *args, loss_normalizer: float = 100, loss_normalizer_momentum: float = 0.9, **kwargs

@@ -153,6 +153,11 @@ class ResumeHook(Hook):
             parameters[name].grad = value.to(parameters[name].device)
         if progress["unevaluated"]:
             self.evaluate(runner)
+        attributes = progress.get("attributes") or []
+        if runner.rank < len(attributes):
+            for name, value in attributes[runner.rank].items():
+                module, _, attribute = name.rpartition(".")
+                setattr(model.get_submodule(module), attribute, value)
         states = progress.get("random_states") or []
         if runner.rank < len(states):
             randomness.restore(states[runner.rank])
