@@ -26,6 +26,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import _checkout  # noqa: F401  isort: skip
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("tool", ["train", "check_env", "make_demo_coco", "launch"])
+def test_python_without_the_packages(run_tool, tool):
+    """What a user gets who has not activated the environment."""
+    done = run_tool(sys.executable, "-S", ROOT / f"tools/{tool}.py", "--help", PYTHONPATH="")
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: \S+ has no PyTorch: run 'make install' once, then "
+        r"'source .venv/bin/activate' \(or .*\)\n",
+        done.stderr,
+    )
 
 
 def test_checkpoint_of_another_model(demo_data, checkpoint):
