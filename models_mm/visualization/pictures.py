@@ -89,6 +89,7 @@ def draw(image: np.ndarray, boxes, labels, masks, classes) -> np.ndarray:
     picture = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)  # RGB, (3, H, W)
     if masks is not None and len(masks):
         picture = draw_segmentation_masks(picture, torch.from_numpy(masks), 0.45, colors)
+        outline(picture, masks)
     scale = max(1.0, min(image.shape[:2]) / 500)
     picture = draw_bounding_boxes(
         picture, torch.from_numpy(boxes[:, :4]), colors=colors, width=round(2 * scale)
@@ -101,6 +102,20 @@ def draw(image: np.ndarray, boxes, labels, masks, classes) -> np.ndarray:
             text = f"{text} {boxes[place, 4]:.2f}"
         label(picture, text, boxes[place], colors[place][::-1], scale)
     return picture
+
+
+def outline(picture: torch.Tensor, masks: np.ndarray) -> None:
+    """Draw a white line around each mask (n, H, W), whose own colour may be the object's.
+
+    Args:
+        picture: RGB (3, H, W), drawn upon.
+        masks: of bool.
+    """
+    lines = np.zeros(masks.shape[1:], np.uint8)
+    for mask in masks:
+        parts, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(lines, parts, -1, 1, 1)
+    picture[:, torch.from_numpy(lines).bool()] = 255
 
 
 def label(picture: np.ndarray, text: str, box, color: tuple[int, ...], scale: float) -> None:

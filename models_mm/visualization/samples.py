@@ -27,7 +27,10 @@ def draw_samples(dataset, out: str, number: int, draws: int, seed: int) -> Path:
     picks = np.unique(np.linspace(0, len(dataset) - 1, number).round().astype(int))
     rows = []
     for index in picks:
-        drawn = [sample_picture(samples[int(index), (seed, i)], dataset) for i in range(draws)]
+        drawn = [
+            sample_picture(samples[int(index), (seed, int(index), i)], dataset)
+            for i in range(draws)
+        ]
         row = beside([titled(picture, f"draw {i + 1}") for i, picture in enumerate(drawn)])
         rows.append(titled(row, name_of(dataset, int(index))))
     width = max(row.shape[1] for row in rows)

@@ -279,16 +279,26 @@ def test_ctrl_c_ends_all_ranks(long_run):
 
 
 def test_training_data_after_augmentation(demo_data, run_tool, tmp_path):
-    """Two images, three draws of each: rows and columns of a picture that differ."""
+    """An image that is in the data twice, four draws of each: rows and columns that differ."""
+    content = json.loads((demo_data / "annotations/instances_train2017.json").read_text())
+    image = content["images"][0]
+    content["images"] = [image, {**image, "id": 77}]
+    objects = [one for one in content["annotations"] if one["image_id"] == image["id"]]
+    twins = [{**one, "image_id": 77, "id": one["id"] + 10**6} for one in objects]
+    content["annotations"] = objects + twins
+    (tmp_path / "twice.json").write_text(json.dumps(content))
     done = run_tool(
         *(ROOT / "tools/browse_dataset.py", CONFIG, "--number", 2, "--draws", 4),
-        *("--out", tmp_path / "samples.png", *options(demo_data)),
+        *("--out", tmp_path / "samples.png"),
+        *options(demo_data, f"data.train.ann_file={tmp_path / 'twice.json'}"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     picture = cv2.imread(str(tmp_path / "samples.png"))
     assert picture.shape[0] > 2 * 150 and picture.shape[1] > 4 * 120
     left, right = np.split(picture[:, : picture.shape[1] // 4 * 4], 2, axis=1)
     assert (left != right).mean() > 0.05
+    upper, lower = np.split(picture, 2)
+    assert (upper != lower).mean() > 0.05
 
 
 def test_errors_and_confusions(demo_data, run_tool, trained, tested, tmp_path):
