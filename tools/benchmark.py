@@ -78,7 +78,7 @@ class Candidate:
             self.model.eval()
             (self.model.backbone if self.is_detector else self.model).fuse()
         if variants == ["compiled"]:
-            (self.model.backbone if self.is_detector else self.model).compile()
+            (self.model.backbone if self.is_detector else self.model).compile(dynamic=True)
         height, width = args.shape
         self.image = torch.randn(args.batch, 3, height, width, device=args.device)
 

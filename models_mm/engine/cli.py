@@ -1,6 +1,7 @@
 """The command line that the tools share: options, exit codes, and errors without tracebacks."""
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         with explained_faults():
             main()
+        gc.freeze()  # the interpreter's last collection would take more than a second
     except Preempted as stopped:
         say(f"ended as asked; --auto-resume goes on from {stopped}")
         leave(preemption.exit_code(this_rank()))
@@ -90,6 +92,11 @@ def explained_faults():
         reason = no_room(error)
         if reason is not None:
             raise UserError(f"{reason}: make room and go on with --auto-resume") from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            why = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"torch.compile failed ({type(error).__name__}: {why}): train without `compile`"
+            ) from error
         lost = watchdog.explain_lost() if LOST_RANK.search(str(error)) else None
         if lost is None:
             raise

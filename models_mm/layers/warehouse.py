@@ -172,7 +172,11 @@ class WarehouseLayer(nn.Module):
             raise RuntimeError(f"{self.name}: call the manager's build() after the last layer")
         manager = self._manager[0]
         factors = self.attention(pooled, manager.temperature)  # (N, m, M)
-        blocks = mix(factors.flatten(0, 1), manager.shelf(self.warehouse))  # (N m, co ci)
+        factors = factors.flatten(0, 1)
+        if torch.compiler.is_compiling():  # one that sees every product can place them itself
+            blocks = factors @ manager.weights[self.warehouse].flatten(1)
+        else:
+            blocks = mix(factors, manager.shelf(self.warehouse))  # (N m, co ci)
         return blocks.view(len(pooled), *self.grid, *manager.weights[self.warehouse].shape[1:])
 
     def kernels(self, pooled: Tensor) -> Tensor:

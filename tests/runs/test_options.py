@@ -121,21 +121,65 @@ def test_bfloat16_stays_within_the_networks():
     assert names == {"RecNeXt", "FPN", "RPNHead", "Shared4Conv1FCBBoxHead", "FCNMaskHead"}
 
 
+SMALL = """
+from mmdet.models import BACKBONES
+from torch import nn
+
+@BACKBONES.register_module()
+class Small(nn.Sequential):
+    def __init__(self, init_cfg=None):
+        super().__init__(nn.Conv2d(3, 64, 3, 32, 1), nn.BatchNorm2d(64), nn.ReLU())
+
+    def forward(self, x):
+        x = super().forward(x)
+        return (x,)
+"""
+CONFIG = """
+_base_ = "{TINY}"
+custom_imports = dict(imports=["models_mm", "small"], allow_failed_imports=False)
+model = dict(
+    backbone=dict(_delete_=True, type="Small"),
+    neck=dict(in_channels=[64]),
+)
+optimizer = dict(_delete_=True, type="SGD", lr=0.01)
+runner = dict(max_epochs=1)
+"""
+
+
+@pytest.fixture
+def train_small(demo_data, run_tool, tmp_path):
+    """Train a network that compiles quickly."""
+    (tmp_path / "small.py").write_text(SMALL)
+    (tmp_path / "config.py").write_text(CONFIG.format(TINY=TINY))
+
+    def call(name: str, *more: str, **environment):
+        return run_tool(
+            *(ROOT / "tools/train.py", tmp_path / "config.py", "--work-dir", tmp_path / name),
+            *("--seed", 0, "--no-validate", *options(demo_data, *more)),
+            PYTHONPATH=str(tmp_path),
+            **environment,
+        )
+
+    return call
+
+
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on CPUs needs a compiler")
-def test_compiled_backbone_is_the_same():
-    torch.manual_seed(0)
-    cfg = load_config(TINY)
-    model = build_detector(cfg.model).eval()
-    image = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        expected = model.backbone(image)
-    keys = list(model.state_dict())
-    prepare_execution(model, Config(dict(device="cpu", compile=True)))
-    with torch.no_grad():
-        maps = model.backbone(image)
-    assert list(model.state_dict()) == keys
-    for level, other in zip(maps, expected, strict=True):
-        torch.testing.assert_close(level, other, rtol=1e-4, atol=1e-4)
+def test_compiled_training(train_small, tmp_path):
+    for name, more in (("compiled", ["compile=True"]), ("plain", [])):
+        done = train_small(name, *more)
+        assert done.returncode == 0, done.stderr[-3000:]
+    compiled, plain = (checkpoint(tmp_path / n)["state_dict"] for n in ("compiled", "plain"))
+    assert compiled.keys() == plain.keys() and differences(compiled, plain)
+    for name, value in compiled.items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_compiling_without_a_compiler(train_small, tmp_path):
+    environment = dict(CXX="no-such-compiler", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    done = train_small("failed", "compile=True", **environment)
+    assert done.returncode == 1
+    (line,) = re.findall("^error: .*", done.stderr, re.M)
+    assert "torch.compile failed" in line and line.endswith("train without `compile`")
 
 
 def test_weights_and_biases_offline(train, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..compat.conftest import free_port
+from ..documents import CHOICES, commands, fences, follow
 from ..runs.conftest import TINY, checkpoint, differences, options, ranks_of, wait_for
 
 HERE = Path(__file__).parent
@@ -50,6 +51,22 @@ def uninterrupted(cluster, arguments, run_tool, tmp_path_factory):
     done = run_tool(*command, env=cluster)
     assert done.returncode == 0, done.stderr[-3000:]
     return work
+
+
+def test_commands_of_the_readme(cluster, demo_data, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/demo").symlink_to(demo_data)
+    for name in ("slurm_train.sh", "slurm_test.sh"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    own = {
+        r"PARTITION JOB": "two readme",
+        r"WORK_DIR": "work",
+        r"\bCHECKPOINT\b": "work/latest.pth",
+    }
+    typed = commands(fences("README.md", CHOICES | own), tmp_path)
+    training, testing = (command for command in typed if "slurm" in command)
+    said = follow([training, testing], tmp_path, **cluster)
+    assert "Epoch(val) [1]" in said[0] and "metrics: " in said[1]
 
 
 def slurm(cluster, *command) -> str:
