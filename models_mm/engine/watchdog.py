@@ -5,6 +5,7 @@ beside the process group. Waits that have no limit of their own, such as that fo
 go through the store too: the process group's timeout does not apply to them.
 """
 
+import faulthandler
 import math
 import os
 import socket
@@ -131,7 +132,9 @@ class Watchdog:
         return dead or [rank for rank in still if self.heard[rank].steps == least]
 
     def end(self, lost: list[int], why: str) -> None:
-        """Say who is lost, and end this process."""
+        """Say who is lost, and where it stands if that is this process, which ends."""
+        if self.rank in lost:
+            faulthandler.dump_traceback()
         for rank in lost:
             doing = self.heard[rank].doing
             message = f"error: {self.name(rank)} {why}, last seen {doing}; the job is over"

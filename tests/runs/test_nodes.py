@@ -85,3 +85,32 @@ def test_a_hanging_rank_is_named_within_the_timeout(demo_data, start_tool, tmp_p
     assert job.wait(timeout=120) != 0
     name = rf"error: rank {rank} \(host {re.escape(socket.gethostname())}\)"
     assert re.search(name + " (made no progress for 8 s|does not answer)", log.read_text())
+
+
+HOOK = """
+import time
+from mmcv.runner import HOOKS, Hook
+
+@HOOKS.register_module()
+class Hangs(Hook):
+    def before_train_iter(self, runner):
+        while runner.iter == 2 and runner.rank == 1:
+            time.sleep(1)
+"""
+
+
+def test_a_hanging_rank_says_where(demo_data, run_tool, tmp_path):
+    (tmp_path / "hangs.py").write_text(HOOK)
+    (tmp_path / "config.py").write_text(
+        f'_base_ = "{TINY}"\n'
+        'custom_imports = dict(imports=["models_mm", "hangs"], allow_failed_imports=False)\n'
+        'custom_hooks = [dict(type="Hangs")]\n'
+    )
+    done = run_tool(
+        *(ROOT / "dist_train.sh", tmp_path / "config.py", 2, "--work-dir", tmp_path / "w"),
+        *options(demo_data, "faults.hang_timeout=8"),
+        PYTHONPATH=str(tmp_path),
+    )
+    assert done.returncode != 0
+    assert re.search(r"error: rank 1 \(.*\) made no progress for 8 s", done.stderr)
+    assert re.search(r'hangs.py", line \d+ in before_train_iter', done.stderr)

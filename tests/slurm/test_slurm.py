@@ -40,7 +40,7 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def arguments(demo_data):
-    more = ["checkpoint_config.interval=10", "runner.max_epochs=80"]
+    more = ["checkpoint_config.interval=10", "runner.max_epochs=80", "faults.hang_timeout=60"]
     return ["--no-validate", "--seed", "0", *options(demo_data, *more)]
 
 
