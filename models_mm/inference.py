@@ -74,7 +74,7 @@ class Detector:
         overrides: settings of the config, as ``--cfg-options`` gives them.
 
     Raises:
-        UserError: no such file, or the checkpoint is of another detector.
+        UserError: no such file or device, or the checkpoint is of another detector.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Detector:
         if not is_url(checkpoint) and not Path(checkpoint).expanduser().is_file():
             raise UserError(missing_file_message(checkpoint))
         cfg = compat_cfg(load_config(config, overrides))
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         cfg.device = device.type
         settle_precision(cfg)
         cfg.fp16 = cfg.get("fp16") if device.type == "cuda" else None
@@ -132,6 +132,19 @@ class Detector:
             masks = np.zeros((0, *image.shape[:2]), bool)
         boxes = boxes[order]
         return Detections(image, boxes[:, :4], boxes[:, 4], labels[order], masks, self.classes)
+
+
+def usable(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        UserError: there is none of that name here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter: PyTorch built without CUDA
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name}: {reason} (`cpu` works everywhere)") from error
 
 
 def read_image(image: str | Path | np.ndarray) -> np.ndarray:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import matplotlib
-import mmcv
 
 from models_mm.engine.cli import OVERRIDE_HELP, DictAction, run
 from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.results import load_results
 from models_mm.engine.setup import build_data
-from models_mm.errors import UserError
 from models_mm.visualization.analysis import confusion_matrix, error_analysis
 
 
@@ -40,9 +39,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     check_files(cfg, ("test",))
     dataset = build_data(cfg.data.test, "test", dict(test_mode=True))
-    results = mmcv.load(args.results)
-    if len(results) != len(dataset):
-        raise UserError(f"{args.results} has {len(results)} results for {len(dataset)} images")
+    results = load_results(args.results, dataset)
     pictures = [confusion_matrix(dataset, results, Path(args.out), args.score_thr)]
     pictures += error_analysis(dataset, results, Path(args.out))
     print("\n".join(map(str, pictures)))

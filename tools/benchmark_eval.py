@@ -31,6 +31,7 @@ from mmdet.datasets import build_dataset
 from pycocotools.cocoeval import COCOeval
 
 import models_mm.datasets.coco as fast_coco
+from models_mm.datasets.check import read
 from models_mm.engine.cli import run
 from models_mm.engine.results import encode_masks
 from models_mm.errors import UserError
@@ -208,9 +209,7 @@ def main() -> None:
         file = args.ann or Path(folder) / "truth.json"
         if not args.ann:
             file.write_text(json.dumps(draw_truth(args.images, args.classes, rng)))
-        elif not Path(file).is_file():
-            raise UserError(f"annotations not found: {file}")
-        names = [category["name"] for category in json.loads(Path(file).read_text())["categories"]]
+        names = [category["name"] for category in read(file)["categories"]]
 
         def dataset_of():
             settings = dict(type="CocoDataset", ann_file=str(file), classes=names, pipeline=[])

@@ -23,6 +23,8 @@ def main() -> None:
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
     )
     args = parser.parse_args()
+    if min(args.number, args.draws) < 1:
+        parser.error("--number and --draws: 1 or more")
     cfg = load_config(args.config, args.cfg_options)
     cfg.model = {}  # no weights are needed
     check_files(cfg, ("train",))

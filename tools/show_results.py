@@ -3,12 +3,11 @@
 import argparse
 
 import _checkout  # noqa: F401  isort: skip
-import mmcv
 
 from models_mm.engine.cli import OVERRIDE_HELP, DictAction, run
 from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.results import load_results
 from models_mm.engine.setup import build_data
-from models_mm.errors import UserError
 from models_mm.visualization.pictures import draw_comparisons
 
 
@@ -26,12 +25,12 @@ def main() -> None:
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
     )
     args = parser.parse_args()
+    if args.number < 1:
+        parser.error("--number: 1 or more")
     cfg = load_config(args.config, args.cfg_options)
     check_files(cfg, ("test",))
     dataset = build_data(cfg.data.test, "test", dict(test_mode=True))
-    results = mmcv.load(args.results)
-    if len(results) != len(dataset):
-        raise UserError(f"{args.results} has {len(results)} results for {len(dataset)} images")
+    results = load_results(args.results, dataset)
     for path in draw_comparisons(dataset, results, args.out, args.number, args.score_thr):
         print(path)
 

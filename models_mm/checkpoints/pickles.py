@@ -21,9 +21,15 @@ def _encode(text: str, encoding: str) -> bytes:
     return codecs.encode(text, "latin1")
 
 
+def _empty() -> bytes:
+    """No bytes: the same protocol calls ``bytes`` for them."""
+    return b""
+
+
 NAMES = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
+    ("__builtin__", "bytes"): _empty,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     **{

@@ -1,16 +1,60 @@
 """Evaluation in one or several processes, without a limit of time on the waiting."""
 
+import difflib
+import inspect
+
 import mmcv
 import torch
 from mmcv.runner import TensorboardLoggerHook, get_dist_info
 from mmdet.core import DistEvalHook, EvalHook
+from mmdet.datasets import CustomDataset, VOCDataset
 from torch import nn
 from torch.utils.data import DataLoader
 
+from models_mm.datasets.coco import ENGINES, METRICS, STATISTICS, CocoDataset
 from models_mm.engine import watchdog
 from models_mm.engine.randomness import untouched
 from models_mm.engine.results import encoded, gather_results
+from models_mm.errors import UserError
 from models_mm.visualization.pictures import comparison, evenly
+
+
+def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, str]) -> None:
+    """Refuse before the first image what ``dataset.evaluate`` would refuse after the last one.
+
+    Args:
+        dataset: what is evaluated.
+        model: the detector.
+        options: of ``dataset.evaluate``; ``metric`` among them.
+        where: what the user calls ``"metric"`` and what comes before other options.
+
+    Raises:
+        UserError: an unknown option, metric, item or engine; a metric that the model cannot give.
+    """
+    kind, evaluate = type(dataset).__name__, type(dataset).evaluate
+    known = inspect.signature(evaluate).parameters
+    for key in options:
+        if key not in known and "kwargs" not in known:
+            similar = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            raise UserError(f"{where['option']}{key}: {kind}'s evaluation has no such option{hint}")
+    choices = {}  # other data sets and wrappers have metrics of their own
+    if evaluate is CocoDataset.evaluate:
+        choices = {"metric": METRICS, "metric_items": tuple(STATISTICS), "engine": ENGINES}
+    elif evaluate in (CustomDataset.evaluate, VOCDataset.evaluate):
+        choices = {"metric": ("mAP", "recall")}
+    for key, names in choices.items():
+        values = options.get(key) or ()
+        for value in [values] if isinstance(values, str) else values:
+            if value not in names:
+                name = where.get(key, where["option"] + key)
+                raise UserError(
+                    f"{name} {value}: unknown {key} for {kind}; known: {', '.join(names)}"
+                )
+            if value == "segm" and not model.with_mask:
+                raise UserError(
+                    f"{where['metric']} segm: {type(model).__name__} predicts boxes only"
+                )
 
 
 def predict(model: nn.Module, data_loader: DataLoader) -> list | None:

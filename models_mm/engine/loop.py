@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models_mm.datasets.samples import Batches, Samples
 from models_mm.engine import preemption
-from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook
+from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook, check_evaluation
 from models_mm.engine.hooks import (
     BadImagesHook,
     ExactCheckpointHook,
@@ -85,7 +85,7 @@ def train_detector(
     writer = built("checkpoint_config", lambda: ExactCheckpointHook(**settings))
     runner.register_hook(writer, checkpoint.PRIORITY)
     if validate:
-        runner.register_hook(evaluation_hook(cfg, distributed), "LOW")
+        runner.register_hook(evaluation_hook(cfg, distributed, model.module), "LOW")
     runner.register_hook(ResumeHook(), "LOWEST")
     if cfg.get("resume_from"):
         runner.resume(cfg.resume_from)
@@ -165,12 +165,22 @@ def scale_lr(cfg: Config, logger) -> None:
     cfg.optimizer.lr = scaled
 
 
-def evaluation_hook(cfg: Config, distributed: bool):
-    """The evaluation of ``data.val`` during the training."""
+def evaluation_hook(cfg: Config, distributed: bool, model: nn.Module):
+    """The evaluation of ``data.val`` during the training.
+
+    Raises:
+        UserError: options that the evaluation does not know, or a metric that there cannot be.
+    """
     settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("val_dataloader", {})}
     if settings["samples_per_gpu"] > 1:
         cfg.data.val.pipeline = replace_ImageToTensor(cfg.data.val.pipeline)
     dataset = build_dataset(cfg.data.val, dict(test_mode=True))
     loader = build_dataloader(dataset, dist=distributed, shuffle=False, **settings)
     options = {**cfg.get("evaluation", {}), "by_epoch": cfg.runner["type"] != "IterBasedRunner"}
-    return (PatientEvalHook if distributed else QuietEvalHook)(loader, **options)
+    if not distributed:  # what concerns several processes only
+        for name in ("tmpdir", "gpu_collect", "broadcast_bn_buffer"):
+            options.pop(name, None)
+    hook = (PatientEvalHook if distributed else QuietEvalHook)(loader, **options)
+    names = {"metric": "evaluation.metric", "option": "evaluation."}
+    check_evaluation(dataset, model, hook.eval_kwargs, names)
+    return hook

@@ -4,13 +4,16 @@ Nothing is pickled on the way and no file is written, so nobody can leave one fo
 """
 
 import json
+from pathlib import Path
 
 import cv2
 import hotcoco
 import numpy as np
 from mmcv.runner import get_dist_info
 
+from models_mm.checkpoints.pickles import read_pickle
 from models_mm.engine import ranks, watchdog
+from models_mm.errors import UserError
 
 
 def encoded(result):
@@ -36,6 +39,25 @@ def run_lengths(mask: np.ndarray) -> dict:
     columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T
     rle = hotcoco.mask.encode(columns)
     return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def load_results(file: str, dataset) -> list:
+    """What ``tools/test.py --out`` wrote, read without running what the file may bring along.
+
+    Raises:
+        UserError: no such file, no results in it, or those of another data set.
+    """
+    if not Path(file).is_file():
+        raise UserError(f"results not found: {file} (tools/test.py --out FILE.pkl writes them)")
+    try:
+        results = read_pickle(Path(file))
+    except Exception as error:  # a damaged pickle can raise anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{file} is not what tools/test.py --out writes ({reason})") from error
+    if not isinstance(results, list) or len(results) != len(dataset):
+        number = len(results) if isinstance(results, list) else "no list of"
+        raise UserError(f"{file} has {number} results for {len(dataset)} images")
+    return results
 
 
 def gather_results(results: list, size: int) -> list | None:

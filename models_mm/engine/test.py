@@ -22,21 +22,15 @@ from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.engine import watchdog
 from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
-from models_mm.engine.evaluation import predict
+from models_mm.engine.evaluation import check_evaluation, predict
 from models_mm.engine.setup import build_data, build_model, prepare
 from models_mm.errors import UserError
 
-COCO_METRICS = ("bbox", "segm", "proposal", "proposal_fast")
-# settings of the evaluation hook that dataset.evaluate() does not take
+# settings of the evaluation hooks, which dataset.evaluate() does not take
 HOOK_SETTINGS = (
-    "interval",
-    "pictures",
-    "tmpdir",
-    "start",
-    "gpu_collect",
-    "save_best",
-    "rule",
-    "dynamic_intervals",
+    *("interval", "start", "dynamic_intervals", "by_epoch", "test_fn"),
+    *("save_best", "rule", "greater_keys", "less_keys", "out_dir", "file_client_args"),
+    *("tmpdir", "gpu_collect", "broadcast_bn_buffer", "pictures"),
 )
 
 
@@ -129,7 +123,9 @@ def main(argv: list[str] | None = None) -> None:
     distributed = prepare(cfg, args)
     loader = build_loader(cfg, distributed)
     model = load_model(cfg, args.checkpoint, args.fuse_conv_bn)
-    check_metrics(args.eval or (), loader.dataset, model)
+    if args.eval:
+        names = {"metric": "--eval", "option": "--eval-options: "}
+        check_evaluation(loader.dataset, model, evaluation_options(cfg, args), names)
     model.CLASSES = getattr(model, "CLASSES", None) or loader.dataset.CLASSES
 
     if distributed:
@@ -179,21 +175,10 @@ def load_model(cfg: Config, checkpoint: str, fuse: bool) -> nn.Module:
     return model
 
 
-def check_metrics(metrics, dataset, model: nn.Module) -> None:
-    """Refuse unknown and impossible metrics before the first image.
-
-    Raises:
-        UserError: a metric that the data set does not know or the model cannot give.
-    """
-    known = COCO_METRICS if hasattr(dataset, "coco") else ("mAP", "recall")
-    for metric in metrics:
-        if metric not in known:
-            raise UserError(
-                f"--eval {metric}: unknown metric for {type(dataset).__name__}; "
-                f"known: {', '.join(known)}"
-            )
-        if metric == "segm" and not model.with_mask:
-            raise UserError(f"--eval segm: {type(model).__name__} predicts boxes only")
+def evaluation_options(cfg: Config, args: argparse.Namespace) -> dict:
+    """What ``dataset.evaluate`` gets besides the results."""
+    options = {k: v for k, v in cfg.get("evaluation", {}).items() if k not in HOOK_SETTINGS}
+    return {**options, "metric": args.eval, **args.eval_options}
 
 
 def use_results(cfg: Config, args: argparse.Namespace, dataset, results: list) -> None:
@@ -208,9 +193,7 @@ def use_results(cfg: Config, args: argparse.Namespace, dataset, results: list) -
         dataset.format_results(results, **{**options, **args.eval_options})
         print(f"formatted results: {args.eval_options.get('jsonfile_prefix', prefix)}.*")
     if args.eval:
-        options = {k: v for k, v in cfg.get("evaluation", {}).items() if k not in HOOK_SETTINGS}
-        options.update(metric=args.eval, **args.eval_options)
-        metric = dataset.evaluate(results, **options)
+        metric = dataset.evaluate(results, **evaluation_options(cfg, args))
         print(dict(metric))
         file = os.path.join(cfg.work_dir, f"eval_{timestamp}.json")
         mmcv.dump(dict(config=args.config, checkpoint=args.checkpoint, metric=metric), file)

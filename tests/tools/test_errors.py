@@ -1,7 +1,9 @@
 """Bad input: one clear message that names the thing and the way out, and a non-zero exit."""
 
+import importlib
 import json
 import os
+import pickle
 import re
 import shutil
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import models_mm  # noqa: F401
+import models_mm
 from models_mm.engine import test as testing
 from models_mm.engine import train as training
 from models_mm.errors import UserError
@@ -80,6 +82,64 @@ def test_missing_checkpoint_to_train_from(demo_data, setting):
 def test_unknown_metric(demo_data, checkpoint):
     with pytest.raises(UserError, match=r"--eval mask: unknown metric .*bbox, segm"):
         testing.main([DEMO, str(checkpoint), "--eval", "mask", *data_options(demo_data)])
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ("claswise=True", "claswise: CocoDataset's evaluation has no such option; .* classwise?"),
+        ("engine=fast", "engine fast: unknown engine for CocoDataset; known: hotcoco, pycocotools"),
+        ("metric_items=mAP_5", "metric_items mAP_5: unknown metric_items .* mAP, mAP_50"),
+    ],
+)
+def test_options_of_the_evaluation_are_checked_before_it(demo_data, checkpoint, option, message):
+    """Nothing is predicted or trained first."""
+    options = ["--eval", "bbox", "--eval-options", option, *data_options(demo_data)]
+    with pytest.raises(UserError, match="--eval-options: " + message):
+        testing.main([DEMO, str(checkpoint), "--out", "results.pkl", *options])
+    assert not Path("results.pkl").exists()
+    with pytest.raises(UserError, match="evaluation." + message):
+        training.main([DEMO, *data_options(demo_data, f"evaluation.{option}")])
+    assert not list(Path().glob("work_dirs/*/*.pth"))
+
+
+def test_metric_of_a_training(demo_data):
+    with pytest.raises(UserError, match="evaluation.metric mask: unknown metric .* bbox, segm"):
+        training.main([DEMO, *data_options(demo_data, "evaluation.metric=mask")])
+
+
+class Planted:
+    """What an attacker would put into a file of results."""
+
+    def __reduce__(self):
+        return os.system, ("touch planted",)
+
+
+def test_results_that_are_none(demo_data):
+    """Missing, of another data set, damaged, or with code in them, which does not run."""
+    Path("short.pkl").write_bytes(pickle.dumps([[]]))
+    Path("cut.pkl").write_bytes(pickle.dumps([[]] * 5)[:-5])
+    Path("code.pkl").write_bytes(pickle.dumps([Planted()] * 5))
+    for tool in ("show_results", "analyze_results"):
+        for file, message in {
+            "nowhere.pkl": "results not found: nowhere.pkl",
+            "short.pkl": "short.pkl has 1 results for 5 images",
+            "cut.pkl": "cut.pkl is not what tools/test.py --out writes",
+            "code.pkl": r"code.pkl is not what .* Unsupported global: GLOBAL posix.system",
+        }.items():
+            module = importlib.import_module(tool)
+            command = [tool, str(ROOT / DEMO), file, *data_options(demo_data)]
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match=message):
+                patch.setattr(sys, "argv", command)
+                module.main()
+    assert not Path("planted").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_device_that_is_not_there(demo_data, checkpoint):
+    for device in ("cuda", "cuda:7", "gpu"):
+        with pytest.raises(UserError, match=f"device {device}: .*`cpu` works everywhere"):
+            models_mm.Detector(DEMO, checkpoint, device)
 
 
 def test_masks_of_a_box_detector(coco_data, tmp_path):
