@@ -5,7 +5,7 @@ subject; each says which versions need it and why, and can be applied any number
 outside this folder checks a version or knows that it exists.
 """
 
-from models_mm.compat import operators, packages
+from models_mm.compat import operators, packages, yapf_grammar
 
 __all__ = ["apply"]
 
@@ -17,6 +17,7 @@ def apply() -> None:
         ImportError: mmcv or mmdet is missing, of another generation, or built for another torch.
     """
     packages.check()
+    yapf_grammar.apply()  # before mmcv, which imports yapf
     operators.apply()
     # imported only now: they import mmdet, which imports mmcv.ops and its compiled module
     from models_mm.compat import config, ddp, launch, loading, numpy_names, recalls, seeds, streams

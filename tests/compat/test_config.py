@@ -1,5 +1,6 @@
 """Configs written out by mmcv: read back, they are the same."""
 
+import sys
 from pathlib import Path
 
 import mmcv.utils.config
@@ -56,3 +57,20 @@ def test_apply_twice():
     formatter = mmcv.utils.config.FormatCode
     config.apply()
     assert mmcv.utils.config.FormatCode is formatter
+
+
+def test_grammar_that_another_process_is_writing(run_tool, tmp_path):
+    """yapf's cache as it is for a moment after an installation, in a process of its own."""
+    environment = dict(XDG_CACHE_HOME=str(tmp_path))
+    code = "import models_mm, mmcv; print(mmcv.Config(dict(a=1)).pretty_text)"
+    say = (sys.executable, "-c", code)
+    assert run_tool(*say, **environment).stdout == "a = 1\n\n"
+    cached = list(tmp_path.rglob("*Grammar*.pickle"))
+    if not cached:
+        pytest.skip("this yapf keeps no cache")
+    for content in (b"", cached[0].read_bytes()[:100]):
+        for file in cached:
+            file.write_bytes(content)
+        done = run_tool(*say, **environment)
+        assert done.stdout == "a = 1\n\n", done.stderr[-1000:]
+        assert all(file.stat().st_size > 1000 for file in cached)
