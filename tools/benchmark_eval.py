@@ -13,7 +13,7 @@ masks into run lengths, of mmdet and of this package, and whether they agree.
 
 import argparse
 import contextlib
-import importlib
+import importlib.util
 import json
 import os
 import tempfile
@@ -203,6 +203,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print tables; an engine whose numbers differ is an error."""
     args = parse_args()
+    missing = [name for name in args.engines if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"not installed: pip install {missing[0].replace('_', '-')}")
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory() as folder:
