@@ -71,9 +71,11 @@ def follow(typed: list[str], folder: Path, **environment: str) -> list[str]:
     for command in typed:
         with open(folder / f"said_{len(jobs)}.txt", "w") as log:
             job = subprocess.Popen(
-                command,
-                **dict(shell=True, executable="/bin/bash", cwd=folder, env=environment),
-                **dict(stdout=log, stderr=subprocess.STDOUT),
+                ["bash", "-c", command],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         jobs.append(job)
         if "NODE_RANK=0" not in command:  # the next command is the other node

@@ -1,4 +1,7 @@
-"""Run the tools from a checkout without installing it: put the package's parent on the path."""
+"""Run the tools from a checkout without installing it: put the package's parent on the path.
+
+A Python without the packages, as before the environment is activated, is told so in one line.
+"""
 
 import importlib.util
 import sys

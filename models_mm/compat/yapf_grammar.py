@@ -1,7 +1,7 @@
 """``import mmcv`` while another process imports it for the first time.
 
 mmcv's ``Config`` imports yapf, which on its first import after an installation writes its grammar
-into the user's cache, and renames the file before its content is there (yapf 0.40 and newer): a
+into the user's cache, and renames the file before its content is there (seen in yapf 0.43): a
 second process, such as the next rank, finds it empty and fails. A process that is killed at that
 moment leaves it so for good.
 """

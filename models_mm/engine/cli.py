@@ -95,7 +95,7 @@ def explained_faults():
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             why = " ".join(str(error).split())[:300]
             raise UserError(
-                f"torch.compile failed ({type(error).__name__}: {why}): train without `compile`"
+                f"torch.compile failed ({type(error).__name__}: {why}): leave `compile` out"
             ) from error
         lost = watchdog.explain_lost() if LOST_RANK.search(str(error)) else None
         if lost is None:

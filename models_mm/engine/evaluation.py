@@ -33,8 +33,9 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
     """
     kind, evaluate = type(dataset).__name__, type(dataset).evaluate
     known = inspect.signature(evaluate).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for key in options:
-        if key not in known and "kwargs" not in known:
+        if key not in known and not takes_any:
             similar = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
             raise UserError(f"{where['option']}{key}: {kind}'s evaluation has no such option{hint}")

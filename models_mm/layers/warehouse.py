@@ -173,7 +173,7 @@ class WarehouseLayer(nn.Module):
         manager = self._manager[0]
         factors = self.attention(pooled, manager.temperature)  # (N, m, M)
         factors = factors.flatten(0, 1)
-        if torch.compiler.is_compiling():  # one that sees every product can place them itself
+        if torch.compiler.is_compiling():  # a shelf cannot be traced
             blocks = factors @ manager.weights[self.warehouse].flatten(1)
         else:
             blocks = mix(factors, manager.shelf(self.warehouse))  # (N m, co ci)

@@ -360,6 +360,21 @@ class Small(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+def test_a_traced_network_is_the_same():
+    """Under torch.compile the products are plain ones."""
+    torch.manual_seed(0)
+    network, x = Small().double(), torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    network.warehouses.temperature = 0.5
+    expected = network(x)
+    wanted = torch.autograd.grad(expected.square().sum(), list(network.parameters()))
+    network.compile(backend="eager", fullgraph=True)
+    y = network(x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    grads = torch.autograd.grad(y.square().sum(), list(network.parameters()))
+    for grad, other in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(grad, other, rtol=1e-10, atol=1e-12)
+
+
 def test_a_network_of_ones_own_learns():
     """Bright images from dark ones."""
     torch.manual_seed(0)

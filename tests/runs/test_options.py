@@ -179,7 +179,7 @@ def test_compiling_without_a_compiler(train_small, tmp_path):
     done = train_small("failed", "compile=True", **environment)
     assert done.returncode == 1
     (line,) = re.findall("^error: .*", done.stderr, re.M)
-    assert "torch.compile failed" in line and line.endswith("train without `compile`")
+    assert "torch.compile failed" in line and line.endswith("leave `compile` out")
 
 
 def test_weights_and_biases_offline(train, tmp_path):
