@@ -1,4 +1,4 @@
-# make demo | make test | make install | make mmcv-full | make lint
+# make demo | make test | make test-slow | make test-all | make soak | make install | make mmcv-full | make lint
 # PYTHON chooses the interpreter (>= 3.10), VENV where the environment goes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ LOG := $(VENV)/install.log
 SAY = { echo "error: $(1)" >&2; exit 1; }
 BROKEN = $(call SAY,installing failed: $$(grep -iE 'error|no space|no matching' $(LOG) | tail -n 1) (check network and disk; all of it in $(LOG)))
 
-.PHONY: install demo test lint mmcv-full
+.PHONY: install demo test test-slow test-all soak lint mmcv-full
 
 install: $(STAMP)
 
@@ -37,8 +37,20 @@ mmcv-full: $(STAMP)
 demo: $(STAMP)
 	@PYTHON=$(abspath $(BIN))/python bash tools/demo.sh
 
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-auto} --dist worksteal
+
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-auto} --dist worksteal
+	@$(PYTEST) -m "not slow"
+
+test-slow: $(STAMP)
+	@$(PYTEST) -m slow
+
+test-all: $(STAMP)
+	@$(PYTEST)
+
+# Hostile inputs and kills by the hundred; SOAK= gives options: make soak SOAK="--kills 20 --seed 7"
+soak: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(SOAK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

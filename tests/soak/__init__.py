@@ -1,0 +1,1 @@
+"""Kills, broken data sets, hostile files and wrong command lines by the hundred."""
