@@ -1,11 +1,15 @@
 """Data and commands that many tests use."""
 
+import contextlib
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from .data import COCO_NAMES, draw
@@ -32,6 +36,14 @@ def coco_data(tmp_path_factory) -> Path:
     return folder
 
 
+def children(pid: int) -> list[psutil.Process]:
+    """All processes that a process has started, with theirs."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
 @pytest.fixture(scope="session")
 def run_tool():
     """Call a script as a user does; returns the finished process with its output as text."""
@@ -43,13 +55,26 @@ def run_tool():
         if command[0].endswith(".sh"):
             command = ["bash", *command]
         environment = {**os.environ, "PYTHON": sys.executable, **(env or {}), **environment}
-        return subprocess.run(
+        process = subprocess.Popen(
             command,
             cwd=cwd,
-            env=environment,
-            timeout=timeout,
+            env={"PYTHONFAULTHANDLER": "1", **environment},
             text=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            # every Python among them says where its threads stand
+            family = [psutil.Process(process.pid), *children(process.pid)]
+            for sign in (signal.SIGABRT, signal.SIGKILL):
+                for member in family:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        member.send_signal(sign)
+                psutil.wait_procs(family, timeout=5)
+            out, err = process.communicate()
+            pytest.fail(f"{shlex.join(command)}: not over after {timeout} s\n{out}\n{err}")
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     return call

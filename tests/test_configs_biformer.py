@@ -112,5 +112,5 @@ def test_the_mixed_precision_of_a_gpu_is_left_out_on_a_cpu(run_tool, coco_data, 
         *("data.samples_per_gpu=8", "data.workers_per_gpu=0", "log_config.interval=1"),
         MMDET_DATASETS=f"{coco_data}/",
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert (tmp_path / "epoch_1.pth").is_file()

@@ -170,7 +170,7 @@ def test_training_by_iterations_goes_on_where_it_stopped(run_tool, coco_data, tm
             *("data.train.pipeline.2.img_scale=(128,96)", "data.test.pipeline.1.img_scale=(64,48)"),
             *("data.val.pipeline.1.img_scale=(64,48)", "data.workers_per_gpu=0"),
         )
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout + done.stderr
 
     first = train(2, tmp_path / "stopped")

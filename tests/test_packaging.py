@@ -42,14 +42,14 @@ def test_the_installed_tools_train_and_test(installed, run_tool, demo_data, tmp_
     done = run_tool(
         mim / "dist_train.sh", DEMO, 1, "--no-validate", *more, cwd=tmp_path, env=environment
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     latest = tmp_path / "work_dirs" / Path(DEMO).stem / "latest.pth"
     done = run_tool(
         *(mim / "dist_test.sh", DEMO, latest, 1, "--eval", "bbox", *more),
         cwd=tmp_path,
         env=environment,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     where = "import models_mm; print(models_mm.__file__)"
     done = run_tool(sys.executable, "-c", where, cwd=tmp_path, env=environment)
     assert done.stdout.startswith(str(installed))

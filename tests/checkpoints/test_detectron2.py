@@ -93,10 +93,10 @@ def test_tool(case, run_tool, tmp_path):
     source = written(tmp_path / "model_final.pth", content | training_state())
     target = tmp_path / "out.pth"
     done = run_tool(CONVERT, "mpvit-detectron2", source, "--check")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert not target.exists() and "note" not in done.stdout
     done = run_tool(CONVERT, "mpvit-detectron2", source, target)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert [line for line in done.stdout.splitlines() if line.startswith("dropped")] == [
         f"dropped {key}" for key in extras
     ]

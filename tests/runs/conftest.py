@@ -1,6 +1,7 @@
 """Whole trainings of a tiny detector, and how to compare their ends."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -49,8 +50,11 @@ def differences(one, other, where: str = "") -> list[str]:
 
 @pytest.fixture
 def start_tool():
-    """Start a script as a user does, in the background, its output in a file; ended afterwards."""
-    running = []
+    """Start a script as a user does, in the background, its output in a file; ended afterwards.
+
+    When the test fails, pytest shows what all of them have said.
+    """
+    running, logs = [], []
 
     def start(*command, log: Path, **environment) -> subprocess.Popen:
         command = [str(part) for part in command]
@@ -64,6 +68,7 @@ def start_tool():
                 start_new_session=True,
             )
         running.append(process)
+        logs.append((command, log))
         return process
 
     yield start
@@ -71,6 +76,8 @@ def start_tool():
         if process.poll() is None:
             os.killpg(process.pid, 9)
         process.wait()
+    for command, log in logs:
+        print(f"$ {shlex.join(command)}\n{log.read_text()[-5000:]}")
 
 
 def wait_for(what, seconds: float = 240):

@@ -129,5 +129,5 @@ def test_a_full_disk_is_said_and_spoils_nothing(demo_data, finished, run_tool, t
     assert sorted(file.name for file in tmp_path.glob("*.pth")) == ["epoch_1.pth"]
     assert not list(tmp_path.glob(".*.tmp"))
     done = run_tool(*command)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert not differences(checkpoint(finished), checkpoint(tmp_path))

@@ -40,7 +40,7 @@ def uninterrupted(demo_data, run_tool, tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("one")
     more = options(demo_data, "runner.max_epochs=60", "checkpoint_config.interval=60")
     done = run_tool(ROOT / "dist_train.sh", TINY, 2, "--work-dir", work, "--no-validate", *more)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return work
 
 

@@ -29,7 +29,7 @@ def train(demo_data, run_tool, tmp_path_factory):
             *(*flags, *options(demo_data, *more)),
             **environment,
         )
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return checkpoint(work), done.stderr
 
     return call
@@ -167,7 +167,7 @@ def train_small(demo_data, run_tool, tmp_path):
 def test_compiled_training(train_small, tmp_path):
     for name, more in (("compiled", ["compile=True"]), ("plain", [])):
         done = train_small(name, *more)
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     compiled, plain = (checkpoint(tmp_path / n)["state_dict"] for n in ("compiled", "plain"))
     assert compiled.keys() == plain.keys() and differences(compiled, plain)
     for name, value in compiled.items():

@@ -22,7 +22,7 @@ def uninterrupted(demo_data, run_tool, tmp_path_factory) -> Path:
     work = tmp_path_factory.mktemp("uninterrupted")
     config, *rest = arguments(demo_data, work)
     done = run_tool(ROOT / "dist_train.sh", config, 2, *rest)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return work
 
 
@@ -49,7 +49,7 @@ def test_a_job_ends_with_a_checkpoint(
     assert list(tmp_path.glob("interim_*.pth"))
     assert not ranks_of(tmp_path)
     done = run_tool(ROOT / "dist_train.sh", config, 2, "--auto-resume", *rest)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
 
 

@@ -1,20 +1,15 @@
 #!/usr/bin/env bash
-# Start a Slurm cluster of two nodes on this machine (as root, Debian or Ubuntu): start.sh FOLDER
-# [PORT]. Installs slurm-wlm if it is not there, keeps everything in the folder, and listens on three
-# ports. Afterwards SLURM_CONF=FOLDER/slurm.conf makes Slurm's commands talk to it; stop.sh FOLDER
-# ends it. Exit code 77: it cannot be installed.
+# Start a Slurm cluster of two nodes on this machine (as root): start.sh FOLDER [PORT]. Everything is
+# kept in the folder, and three ports are listened on. Afterwards SLURM_CONF=FOLDER/slurm.conf makes
+# Slurm's commands talk to it; stop.sh FOLDER ends it. Exit code 77: Slurm is not installed (install.sh
+# does it) or cannot be started.
 set -euo pipefail
 folder=$(readlink -f "$1")
 port=${2:-16817}
 mkdir -p "$folder"/{state,n1,n2}
 unable() { echo "Slurm cannot be started here: $1" >&2; exit 77; }
 [ "$(id -u)" = 0 ] || unable "needs root"
-if ! command -v slurmctld slurmd munged >/dev/null; then
-    command -v apt-get >/dev/null || unable "needs apt-get"
-    apt-get update -qq >"$folder/install.log" 2>&1 || true
-    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq --no-install-recommends \
-        -o DPkg::Lock::Timeout=250 slurm-wlm >>"$folder/install.log" 2>&1 || unable "apt-get install slurm-wlm failed"
-fi
+command -v slurmctld slurmd munged srun >/dev/null || unable "not installed; tests/slurm/install.sh does it"
 host=$(hostname -s)
 cpus=$(nproc)
 cat >"$folder/slurm.conf" <<END

@@ -14,7 +14,7 @@ from ..runs.conftest import TINY, checkpoint, differences, options, ranks_of, wa
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-pytestmark = pytest.mark.slurm
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def uninterrupted(cluster, arguments, run_tool, tmp_path_factory):
     work = tmp_path_factory.mktemp("uninterrupted")
     command = (ROOT / "slurm_train.sh", "two", "whole", TINY, work, *arguments)
     done = run_tool(*command, env=cluster)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return work
 
 
@@ -125,7 +125,7 @@ def test_scancel_is_final_and_nothing_is_lost(
     assert list(tmp_path.glob("interim_*.pth"))
     command = (ROOT / "slurm_train.sh", "two", "again", TINY, tmp_path, "--auto-resume")
     done = run_tool(*command, *arguments, env=cluster)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
 
 

@@ -14,7 +14,7 @@ def test_direct_form_beside_the_package(run_tool, tmp_path):
         *(ROOT / "tools/benchmark.py", "biformer_s:direct", "biformer_s", "--shape", 256, 256),
         *("--device", "cpu", "--threads", 1, "--rounds", 1, "--no-memory", "--out", out),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     direct, ours = json.loads(out.read_text())["rows"]
     assert direct["params"] == ours["params"]
     # nothing is padded at this size, so that both do the same products

@@ -249,9 +249,10 @@ def test_scripts_say_how_to_call_them(run_tool, script, arguments, message):
     assert done.returncode == 2 and re.search(message, done.stderr)
 
 
-@pytest.mark.skipif(shutil.which("srun") is not None, reason="Slurm is installed here")
-def test_slurm_scripts_without_slurm(run_tool):
-    done = run_tool(ROOT / "slurm_train.sh", "partition", "job", DEMO, "work")
+@pytest.mark.parametrize("script", ["slurm_train.sh", "slurm_test.sh"])
+def test_slurm_scripts_without_slurm(run_tool, tmp_path, script):
+    (tmp_path / "bash").symlink_to(shutil.which("bash"))  # all that the search path has
+    done = run_tool(ROOT / script, "partition", "job", DEMO, "work", PATH=str(tmp_path))
     assert done.returncode == 1 and "srun not found" in done.stderr
 
 

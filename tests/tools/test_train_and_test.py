@@ -41,7 +41,7 @@ def trained(demo_data, run_tool, tmp_path_factory) -> Path:
     done = run_tool(
         ROOT / "dist_train.sh", CONFIG, 2, "--work-dir", work, *options(demo_data), cwd="/"
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return work
 
 
@@ -53,7 +53,7 @@ def tested(demo_data, run_tool, trained) -> tuple[str, list, dict]:
     done = run_tool(
         ROOT / "dist_test.sh", *command, "--eval", "bbox", "segm", *options(demo_data), cwd="/"
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout, pickle.loads(out.read_bytes()), metrics(trained)
 
 
@@ -123,7 +123,7 @@ def test_one_process_gives_the_same_results_as_two(demo_data, run_tool, trained,
         *("--out", out, "--eval", "bbox", "segm", *options(demo_data)),
         cwd=tmp_path,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     one, two = pickle.loads(out.read_bytes()), tested[1]
     assert len(one) == len(two) == 5
     for (boxes, _), (others, _) in zip(one, two, strict=True):
@@ -141,7 +141,7 @@ def test_fused_model_and_pictures(demo_data, run_tool, trained, tmp_path):
             *(ROOT / "tools/test.py", CONFIG, trained / "latest.pth", "--work-dir", tmp_path),
             *("--out", out, "--show-dir", tmp_path / "pictures", *fuse, *options(demo_data)),
         )
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         said[len(fuse)] = pickle.loads(out.read_bytes())
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 5
     for (boxes, _), (fused, _) in zip(said[0], said[1], strict=True):
@@ -156,7 +156,7 @@ def test_resuming_goes_on_where_the_run_ended(demo_data, run_tool, trained, tmp_
     common = (ROOT / "tools/train.py", CONFIG, "--work-dir", tmp_path, "--no-validate")
     more = options(demo_data, "runner.max_epochs=2")
     done = run_tool(*common, "--resume-from", trained / "latest.pth", *more)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     resumed = torch.load(tmp_path / "latest.pth", weights_only=True)
     assert resumed["meta"]["epoch"] == 2
     assert {r["epoch"] for r in records(tmp_path) if r["mode"] == "train"} == {2}
@@ -165,7 +165,7 @@ def test_resuming_goes_on_where_the_run_ended(demo_data, run_tool, trained, tmp_
     assert steps[1] > steps[0] > 0
 
     done = run_tool(*common, "--auto-resume", *options(demo_data, "runner.max_epochs=3"))
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert torch.load(tmp_path / "latest.pth", weights_only=True)["meta"]["epoch"] == 3
     assert {r["epoch"] for r in records(tmp_path) if r["mode"] == "train"} == {2, 3}
 
@@ -174,7 +174,7 @@ def test_load_from_starts_a_new_run_from_the_weights(demo_data, run_tool, traine
     """A learning rate of zero leaves the loaded weights as they are."""
     more = options(demo_data, f"load_from={trained / 'latest.pth'}", "optimizer.lr=0.0")
     done = run_tool(ROOT / "tools/train.py", CONFIG, "--work-dir", tmp_path, "--no-validate", *more)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     before = torch.load(trained / "latest.pth", weights_only=True)["state_dict"]
     after = torch.load(tmp_path / "latest.pth", weights_only=True)["state_dict"]
     assert all(torch.equal(before[key], after[key]) for key in before if "weight" in key)
@@ -185,7 +185,7 @@ def test_format_only_leaves_the_files(demo_data, run_tool, trained, tmp_path):
         *(ROOT / "tools/test.py", CONFIG, trained / "latest.pth", "--work-dir", tmp_path),
         *("--format-only", *options(demo_data)),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     boxes = json.loads(next(tmp_path.glob("results_*.bbox.json")).read_text())
     assert {"image_id", "category_id", "bbox", "score"} <= set(boxes[0])
     assert next(tmp_path.glob("results_*.segm.json")).stat().st_size > 2
@@ -196,7 +196,7 @@ def test_pictures_and_curves(demo_data, run_tool, trained, tested, tmp_path):
         *(ROOT / "tools/show_results.py", CONFIG, trained / "two.pkl", "--out", tmp_path),
         *("--number", 2, "--score-thr", 0.1, *options(demo_data)),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     pictures = [cv2.imread(str(path)) for path in sorted(tmp_path.glob("*.png"))]
     assert len(pictures) == 2
     for picture in pictures:  # truth and prediction, each 128 or 96 wide, and a line between
@@ -204,7 +204,7 @@ def test_pictures_and_curves(demo_data, run_tool, trained, tested, tmp_path):
 
     log = next(trained.glob("*.log.json"))
     done = run_tool(ROOT / "tools/plot_logs.py", log, "--out", tmp_path / "curves.png")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 10
 
 
@@ -292,7 +292,7 @@ def test_training_data_after_augmentation(demo_data, run_tool, tmp_path):
         *("--out", tmp_path / "samples.png"),
         *options(demo_data, f"data.train.ann_file={tmp_path / 'twice.json'}"),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     picture = cv2.imread(str(tmp_path / "samples.png"))
     assert picture.shape[0] > 2 * 150 and picture.shape[1] > 4 * 120
     left, right = np.split(picture[:, : picture.shape[1] // 4 * 4], 2, axis=1)
@@ -306,7 +306,7 @@ def test_errors_and_confusions(demo_data, run_tool, trained, tested, tmp_path):
         *(ROOT / "tools/analyze_results.py", CONFIG, trained / "two.pkl", "--out", tmp_path),
         *("--score-thr", 0.1, *options(demo_data)),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     said = [line for line in done.stdout.splitlines() if line.endswith(".png")]
     assert len(said) == 1 + 2 * 4
     for path in said:

@@ -41,7 +41,7 @@ def test_two_processes_without_find_unused_parameters(run_tool, coco_data, tmp_p
         *("log_config.interval=1", "lr_config.warmup_iters=1"),
         MMDET_DATASETS=f"{coco_data}/",
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = [json.loads(x) for x in next(tmp_path.glob("*.log.json")).read_text().splitlines()]
     losses = [line["loss"] for line in lines if line.get("mode") == "train"]
     assert len(losses) >= 2 and np.isfinite(losses).all()
