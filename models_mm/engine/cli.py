@@ -6,8 +6,9 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from mmcv import DictAction
 
@@ -23,18 +24,34 @@ OVERRIDE_HELP = (
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool's main; a :class:`UserError` becomes one message and exit code 1."""
+    """Run a tool's main; whatever it raises becomes one message and exit code 1.
+
+    With ``MODELS_MM_TRACEBACK=1`` in the environment the traceback is printed before it.
+    """
     try:
         with explained_faults():
             main()
+            sys.stdout.flush()  # here, where a reader that is gone can be told from a fault
         gc.freeze()  # the interpreter's last collection would take more than a second
     except Preempted as stopped:
         say(f"ended as asked; --auto-resume goes on from {stopped}")
         leave(preemption.exit_code(this_rank()))
     except UserError as error:
-        fail(error)
+        fail(error, str(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        leave(130)
+    except BrokenPipeError:
+        leave(141)  # as SIGPIPE ends other programs when `head` has read enough
+    except Exception as error:
+        fail(error, unexpected(error))
+
+
+def unexpected(error: Exception) -> str:
+    """An error that nobody has foreseen, in one line."""
+    message = " ".join(str(error).split())
+    if len(message) > 500:
+        message = message[:500] + " ..."
+    return f"{type(error).__name__}: {message} (MODELS_MM_TRACEBACK=1 shows where)"
 
 
 def this_rank() -> int:
@@ -42,15 +59,19 @@ def this_rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
 
 
-def fail(error: UserError) -> None:
+def fail(error: Exception, message: str) -> None:
     """Print an error once for the whole job and exit with 1."""
+    if os.environ.get("MODELS_MM_TRACEBACK", "0") != "0":
+        traceback.print_exception(error)
     prefix = "error"
     if this_rank() > 0:
         # Rank 0 most likely says the same; its end ends this process within the wait.
         time.sleep(5)
         prefix = f"error on rank {this_rank()}"
-    print(f"{prefix}: {error}", file=sys.stderr)
-    leave(1)
+    try:
+        print(f"{prefix}: {message}", file=sys.stderr)
+    finally:
+        leave(1)
 
 
 def say(message: str) -> None:
@@ -61,8 +82,9 @@ def say(message: str) -> None:
 
 def leave(code: int) -> None:
     """Exit without destructors: other ranks may hang in a collective that will not complete."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # its reader may be gone
+            stream.flush()
     os._exit(code)
 
 
@@ -88,6 +110,8 @@ def explained_faults():
         if not WORKER_FAULT.search(str(error)):
             raise
         raise UserError(f"{_last_line(error)}; check the data set's folder") from error
+    except BrokenPipeError:
+        raise  # whoever reads what is printed is gone
     except (OSError, RuntimeError) as error:
         reason = no_room(error)
         if reason is not None:
