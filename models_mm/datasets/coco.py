@@ -1,9 +1,12 @@
-"""COCO's data set with a fast evaluation: hotcoco matches and accumulates, pycocotools sums up.
+"""COCO's data set: classes by their names, and a fast evaluation.
+
+mmdet numbers the classes in the order of the annotation file and skips those that the file lacks;
+here a label is the place of its name in ``CLASSES``, whatever the file has.
 
 mmdet writes all results into JSON files, reads them again, and lets pycocotools' Python loops match
 them. Here the results go to hotcoco (https://github.com/derekallman/hotcoco, Rust) as arrays, and
-the precision and recall that it returns, which are those of pycocotools to the bit, through
-pycocotools' own summary. ``engine="pycocotools"`` takes mmdet's way.
+the precision and recall that it returns through pycocotools' own summary. ``engine="pycocotools"``
+matches with pycocotools. docs/speed.md says where their numbers differ.
 """
 
 import contextlib
@@ -14,12 +17,15 @@ import warnings
 
 import hotcoco
 import numpy as np
+from mmcv.runner import get_dist_info
 from mmcv.utils import print_log
 from mmdet.datasets import DATASETS
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
+from models_mm.datasets.results import boxes_of, check_results, counting
 from models_mm.errors import UserError
 
 ENGINES = ("hotcoco", "pycocotools")
@@ -32,7 +38,31 @@ STATISTICS = {name: place for place, name in enumerate(PRECISIONS + RECALLS)}
 
 @DATASETS.register_module(force=True)
 class CocoDataset(MMDetCocoDataset):
-    """mmdet's ``CocoDataset``; only the evaluation is another one."""
+    """mmdet's ``CocoDataset`` with labels by name and another evaluation.
+
+    Attributes:
+        cat_ids: the categories of those ``CLASSES`` that the file has, in the order of ``CLASSES``.
+        cat2label: their labels, places in ``CLASSES``.
+    """
+
+    def load_annotations(self, ann_file: str) -> list[dict]:
+        """mmdet's entries of all images; warns once of classes that the file of a test lacks.
+
+        Raises:
+            UserError: a class is twice in the config or in the file; the file of a test has none.
+        """
+        infos = super().load_annotations(ann_file)
+        self.cat2label = labels_by_name(self.coco.dataset["categories"], self.CLASSES, ann_file)
+        self.cat_ids = list(self.cat2label)
+        labels = set(self.cat2label.values())
+        lacking = [name for label, name in enumerate(self.CLASSES) if label not in labels]
+        if lacking and self.test_mode:
+            if not self.cat_ids:
+                raise UserError(f"{ann_file} has none of the classes {listed(lacking)}")
+            if get_dist_info()[0] == 0:
+                message = f"{ann_file} lacks {listed(lacking)}: left out of the evaluation"
+                warnings.warn(message, stacklevel=2)
+        return infos
 
     def evaluate(
         self,
@@ -49,44 +79,42 @@ class CocoDataset(MMDetCocoDataset):
         """COCO's metrics, under the names and rounded as mmdet does.
 
         Args:
-            results: one result an image, of boxes, of boxes and masks, or of proposals.
+            results: one per image, of boxes, of boxes and masks, or of proposals.
             metric: of ``bbox``, ``segm``, ``proposal``, ``proposal_fast``.
             logger: where the tables go (default: printed).
             jsonfile_prefix: also write the results there as COCO's JSON files.
-            classwise: also show the AP of each class.
+            classwise: also show and return the AP of each class, as ``bbox_mAP:<name>``; -1 of a
+                class without objects.
             proposal_nums: detections per image that count, for the three ARs.
             iou_thrs: (default: 0.5 to 0.95 in steps of 0.05).
             metric_items: the statistics to return (default: APs; of proposals, ARs).
-            engine: ``hotcoco`` or ``pycocotools``; their numbers are the same.
+            engine: ``hotcoco`` or ``pycocotools``.
 
         Raises:
-            UserError: unknown engine.
+            UserError: unknown engine; results that are not those of this data set; annotations
+                without a finite box and area.
             KeyError: unknown metric or item, or one that the results do not have.
         """
         if engine not in ENGINES:
             raise UserError(f"evaluation.engine: {' or '.join(ENGINES)}, not {engine!r}")
-        if iou_thrs is not None:
-            iou_thrs = np.asarray(iou_thrs)  # pycocotools compares it as a whole
-        options = (logger, classwise, proposal_nums, iou_thrs, metric_items)
         metrics = metric if isinstance(metric, list) else [metric]
-        if engine == "pycocotools":
-            given = (results, metrics, logger, jsonfile_prefix, *options[1:])
-            return super().evaluate(*given)
         for name in metrics:
             if name not in METRICS:
                 raise KeyError(f"metric {name} is not supported")
-        assert len(results) == len(self), f"{len(results)} results for {len(self)} images"
-        self.cat_ids = self.coco.get_cat_ids(cat_names=self.CLASSES)
+        check_results(results, len(self), len(self.CLASSES))
+        self.check_truth(metrics)
+        results = counting(results, list(self.cat2label.values()))
         if jsonfile_prefix is not None:
-            self.format_results(results, jsonfile_prefix)
+            super().results2json(results, jsonfile_prefix)
         items = [metric_items] if isinstance(metric_items, str) else metric_items
-        values = {}
+        values: dict = {}
+        by_class: dict = {}
         for name in metrics:
             if name == "proposal_fast":
-                values |= super().evaluate_det_segm(results, {}, self.coco, [name], *options)
+                values |= self.fast_recalls(results, logger, proposal_nums, iou_thrs)
                 continue
             print_log(f"Evaluating {name}...", logger)
-            counted = self.count(results, name, proposal_nums, iou_thrs)
+            counted = self.count(results, name, proposal_nums, iou_thrs, engine)
             if counted is None:
                 message = "The testing results of the whole dataset is empty."
                 print_log(message, logger, logging.ERROR)
@@ -96,111 +124,268 @@ class CocoDataset(MMDetCocoDataset):
                 counted.summarize()
             print_log("\n" + table.getvalue(), logger)
             if classwise and name != "proposal":
-                print_log("\n" + self.class_table(counted), logger)
+                precisions = self.class_precisions(counted)
+                print_log("\n" + class_table(precisions), logger)
+                for key, value in precisions.items():
+                    by_class[f"{name}_mAP:{key}"] = -1.0 if np.isnan(value) else round(value, 4)
             values |= chosen(counted.stats, name, items)
-        return values
+        return values | by_class
 
-    def count(self, results: list, metric: str, proposal_nums, iou_thrs) -> COCOeval | None:
+    def results2json(self, results: list, outfile_prefix: str) -> dict[str, str]:
+        """mmdet's JSON files, of the classes that the annotation file has.
+
+        Raises:
+            UserError: results that are not those of this data set.
+        """
+        check_results(results, len(self), len(self.CLASSES))
+        results = counting(results, list(self.cat2label.values()))
+        return super().results2json(results, outfile_prefix)
+
+    def fast_recalls(self, results: list, logger, proposal_nums, iou_thrs) -> dict:
+        """mmdet's recall of all true boxes, without their classes."""
+        if isinstance(results[0], list):
+            results = [np.concatenate(per_class) for per_class in results]
+        options = (logger, False, proposal_nums, iou_thrs, None)
+        return dict(super().evaluate_det_segm(results, {}, self.coco, ["proposal_fast"], *options))
+
+    def count(
+        self, results: list, metric: str, proposal_nums, iou_thrs, engine: str
+    ) -> COCOeval | None:
         """pycocotools' evaluation, matched and accumulated; ``None`` without any detection.
+
+        Args:
+            results: of the classes in ``cat_ids``.
+            metric: of ``bbox``, ``segm``, ``proposal``.
+            proposal_nums: as of :meth:`evaluate`.
+            iou_thrs: as of :meth:`evaluate`.
+            engine: what matches.
 
         Raises:
             KeyError: the results have no such thing.
         """
-        kind = "bbox" if metric == "proposal" else metric
-        table, masks = self.columns(results, kind)
-        if not len(table):
-            return None
-        truth = self.truth(kind)
-        found = truth.load_res(table, segmentation=masks)
-        if masks is not None:
-            # boxes of results with masks are no part of the metric: sizes are those of the masks
-            areas = hotcoco.mask.area(masks).astype(float)
-            found.update_anns(ids=np.arange(1, len(masks) + 1), area=areas)
-        counted = COCOeval(iouType=kind)
+        if metric == "segm" and not isinstance(results[0], tuple):
+            raise KeyError("segm is not in results")
+        counted = COCOeval(iouType="bbox" if metric == "proposal" else metric)
         counted.params.imgIds = sorted(set(self.img_ids))
         # where classes do not count, their order says which of equal scores comes first
         counted.params.catIds = self.cat_ids if metric == "proposal" else sorted(self.cat_ids)
         counted.params.useCats = int(metric != "proposal")
         counted.params.maxDets = sorted(proposal_nums)
         if iou_thrs is not None:
-            counted.params.iouThrs = iou_thrs
-        counted.eval = accumulated(truth, found, counted.params)
-        return counted
+            counted.params.iouThrs = np.asarray(iou_thrs)  # pycocotools compares it as a whole
+        match = self.match if engine == "hotcoco" else self.match_slowly
+        return counted if match(results, counted) else None
 
-    def columns(self, results: list, kind: str) -> tuple[np.ndarray, list[dict] | None]:
+    def match(self, results: list, counted: COCOeval) -> bool:
+        """Fill an evaluation with hotcoco's precision and recall.
+
+        Returns:
+            Whether there is any detection.
+        """
+        # numbers from 1 on, in the order of the ids: ids may be of any size, or no numbers
+        images = {key: number for number, key in enumerate(counted.params.imgIds, 1)}
+        categories = {key: number for number, key in enumerate(counted.params.catIds, 1)}
+        kind = counted.params.iouType
+        table, masks = self.columns(results, kind, images, categories)
+        if not len(table):
+            return False
+        truth = self.truth(kind, images, categories)
+        found = truth.load_res(table, segmentation=masks)
+        if masks is not None:
+            # boxes of results with masks are no part of the metric: sizes are those of the masks
+            areas = hotcoco.mask.area(masks).astype(float)
+            found.update_anns(ids=np.arange(1, len(masks) + 1), area=areas)
+        counted.eval = accumulated(truth, found, counted.params)
+        return True
+
+    def match_slowly(self, results: list, counted: COCOeval) -> bool:
+        """Fill an evaluation by pycocotools itself, with the ids of the file."""
+        kind = counted.params.iouType
+        if isinstance(results[0], np.ndarray):
+            entries = self._proposal2json(results)
+            for entry in entries:  # all of category 1 for mmdet, which the file may not have
+                entry["category_id"] = self.cat_ids[0]
+        elif isinstance(results[0], tuple):
+            entries = self._segm2json(results)[kind == "segm"]
+        else:
+            entries = self._det2json(results)
+        if not entries:
+            return False
+        if kind == "segm":
+            for entry in entries:  # sizes are those of the masks
+                del entry["bbox"]
+        truth = COCO()
+        # pycocotools writes into what it evaluates
+        truth.dataset = self.coco.dataset | {"annotations": [dict(a) for a in self.annotations()]}
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth.createIndex()
+            counted.cocoGt, counted.cocoDt = truth, truth.loadRes(entries)
+            counted.evaluate()
+            counted.accumulate()
+        return True
+
+    def columns(
+        self, results: list, kind: str, images: dict, categories: dict
+    ) -> tuple[np.ndarray, list[dict] | None]:
         """All detections in the order of the JSON files, and their masks.
+
+        Args:
+            results: of the classes in ``cat_ids``.
+            kind: ``bbox`` or ``segm``.
+            images: numbers by id.
+            categories: numbers by id.
 
         Returns:
             A table (n, 7) of image, x, y, width, height, score and category; n run lengths or
             ``None``.
         """
-        if isinstance(results[0], np.ndarray):  # proposals: every category is 1
-            if kind == "segm":
-                raise KeyError("segm is not in results")
-            per_class, masks = [[boxes] for boxes in results], None
-        elif isinstance(results[0], tuple):
-            per_class, masks = zip(*results, strict=True)
-        elif kind == "segm":
-            raise KeyError("segm is not in results")
+        masks = None
+        if isinstance(results[0], np.ndarray):  # proposals: of any category, which does not count
+            per_class, labels = [[boxes] for boxes in results], [1]
         else:
-            per_class, masks = results, None
-        categories = [1] if isinstance(results[0], np.ndarray) else self.cat_ids
-        known = len(categories)  # a file may lack classes of the model; they count nowhere
-        flat = [boxes for of_image in per_class for boxes in of_image[:known]]
+            per_class = [boxes_of(result) for result in results]
+            labels = [categories[category] for category in self.cat_ids]
+        flat = [boxes for of_image in per_class for boxes in of_image]
         counts = np.array([len(boxes) for boxes in flat]).reshape(len(results), -1)
         boxes = np.concatenate(flat).astype(np.float64)
-        images = np.repeat(self.img_ids, counts.sum(1))
-        labels = np.repeat(np.tile(categories[: counts.shape[1]], len(results)), counts.ravel())
+        image_numbers = np.repeat([images[key] for key in self.img_ids], counts.sum(1))
+        label_numbers = np.repeat(np.tile(labels, len(results)), counts.ravel())
         scores = boxes[:, 4]
-        if kind == "bbox":
-            masks = None
-        else:
+        if kind == "segm":
+            masks = [masks for _, masks in results]
             if isinstance(masks[0], tuple):  # Mask Scoring R-CNN: masks have scores of their own
                 masks, own = zip(*masks, strict=True)
-                scores = np.array([float(s) for image in own for of in image[:known] for s in of])
-            kept = (of_class for of_image in masks for of_class in of_image[:known])
-            masks = [mask for of_class in kept for mask in of_class]
+                scores = np.array([float(s) for image in own for of in image for s in of])
+            masks = [mask for of_image in masks for of_class in of_image for mask in of_class]
         size = boxes[:, 2:4] - boxes[:, :2]
-        return np.column_stack([images, boxes[:, :2], size, scores, labels]), masks
+        table = (image_numbers, boxes[:, :2], size, scores, label_numbers)
+        return np.column_stack(table), masks
 
-    def truth(self, kind: str) -> hotcoco.COCO:
-        """The annotations, for hotcoco."""
-        annotations = self.coco.dataset["annotations"]
+    def annotations(self) -> list[dict]:
+        """The annotations that count: of the images and the classes of this data set."""
+        images, categories = set(self.img_ids), set(self.cat_ids)
+        return [
+            annotation
+            for annotation in self.coco.dataset["annotations"]
+            if annotation["image_id"] in images and annotation["category_id"] in categories
+        ]
 
-        def column(name: str) -> list:
-            return [annotation[name] for annotation in annotations]
+    def check_truth(self, metrics: list[str]) -> None:
+        """Refuse annotations that cannot be evaluated; warn if there is none.
 
+        Raises:
+            UserError: no annotations at all; one without a finite box or area, or, if masks are
+                evaluated, without a mask.
+        """
+        if "annotations" not in self.coco.dataset:
+            raise UserError(
+                f"{self.ann_file} has no annotations to evaluate with; `test.py --format-only` "
+                "writes results for a test server"
+            )
+        annotations = self.annotations()
+        if not annotations:
+            message = f"{self.ann_file} has no object of these classes: all metrics are -1"
+            warnings.warn(message, stacklevel=2)
+        true_numbers(annotations, self.ann_file)
+        for annotation in annotations if "segm" in metrics else ():
+            if not annotation.get("segmentation"):
+                raise UserError(
+                    f"{self.ann_file}: annotation {annotation['id']} has no segmentation, which "
+                    "the metric segm needs"
+                )
+
+    def truth(self, kind: str, images: dict, categories: dict) -> hotcoco.COCO:
+        """The annotations, for hotcoco, with these numbers instead of the file's ids."""
+        annotations = self.annotations()
+        boxes, areas = true_numbers(annotations, self.ann_file)
+        sizes = [(number, self.coco.imgs[key]) for key, number in images.items()]
         return hotcoco.COCO.from_arrays(
-            [{key: v[key] for key in ("id", "width", "height")} for v in self.coco.imgs.values()],
-            [{key: v[key] for key in ("id", "name")} for v in self.coco.cats.values()],
-            column("image_id"),
-            column("category_id"),
-            np.array(column("bbox"), np.float64).reshape(-1, 4),
-            ids=column("id"),
-            area=np.array(column("area"), np.float64),
-            iscrowd=[annotation.get("iscrowd", 0) for annotation in annotations],
-            segmentation=column("segmentation") if kind == "segm" else None,
+            [{"id": n, "width": v["width"], "height": v["height"]} for n, v in sizes],
+            [{"id": number, "name": str(number)} for number in categories.values()],
+            [images[annotation["image_id"]] for annotation in annotations],
+            [categories[annotation["category_id"]] for annotation in annotations],
+            boxes,
+            ids=list(range(1, len(annotations) + 1)),
+            area=areas,
+            iscrowd=[bool(annotation.get("iscrowd")) for annotation in annotations],
+            segmentation=[a["segmentation"] for a in annotations] if kind == "segm" else None,
         )
 
-    def class_table(self, counted: COCOeval) -> str:
-        """The AP of each class, as mmdet lays it out."""
-        cells = []
-        for place, category in enumerate(counted.params.catIds):
+    def class_precisions(self, counted: COCOeval) -> dict[str, float]:
+        """The AP of each class of the file; NaN of one without objects."""
+        places = {category: place for place, category in enumerate(counted.params.catIds)}
+        found = {}
+        for category, label in self.cat2label.items():
             # (thresholds, recalls) of all areas, with as many detections as count
-            precision = counted.eval["precision"][:, :, place, 0, -1]
+            precision = counted.eval["precision"][:, :, places[category], 0, -1]
             known = precision[precision > -1]
-            cells.append(self.coco.cats[category]["name"])
-            cells.append(f"{known.mean() if known.size else float('nan'):0.3f}")
-        width = min(6, len(cells))
-        rows = itertools.zip_longest(*[cells[start::width] for start in range(width)])
-        return AsciiTable([["category", "AP"] * (width // 2), *rows]).table
+            found[self.CLASSES[label]] = float(known.mean()) if known.size else float("nan")
+        return found
+
+
+def labels_by_name(categories: list[dict], classes, ann_file: str) -> dict:
+    """The label of each category that is a class, in the order of the classes.
+
+    Raises:
+        UserError: a name or an id of a class occurs twice.
+    """
+    twice = sorted({str(name) for name in classes if list(classes).count(name) > 1})
+    if twice:
+        raise UserError(f"classes: {listed(twice)} twice")
+    ids: dict = {}
+    for category in categories:
+        name = category["name"]
+        if name in classes:
+            if name in ids or category["id"] in ids.values():
+                raise UserError(
+                    f"{ann_file}: category {name!r} (id {category['id']}) has the name or the id "
+                    "of another one; merge or rename them"
+                )
+            ids[name] = category["id"]
+    return {ids[name]: label for label, name in enumerate(classes) if name in ids}
+
+
+def listed(names: list[str], number: int = 8) -> str:
+    """Names in a sentence; of many, the first ones and how many more."""
+    rest = f" and {len(names) - number} more" if len(names) > number else ""
+    return ", ".join(map(repr, names[:number])) + rest
+
+
+def true_numbers(annotations: list[dict], ann_file: str) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) of x, y, width, height and areas (n,) of annotations.
+
+    Raises:
+        UserError: the first annotation where they are missing or not finite.
+    """
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
+        areas = np.array([a["area"] for a in annotations], np.float64).reshape(-1)
+        if len(boxes) == len(areas) and np.isfinite(boxes).all() and np.isfinite(areas).all():
+            return boxes, areas
+    for annotation in annotations:
+        for key, size in (("bbox", 4), ("area", 1)):
+            value = annotation.get(key)
+            with contextlib.suppress(TypeError, ValueError):
+                if np.size(value) == size and np.isfinite(np.array(value, np.float64)).all():
+                    continue
+            raise UserError(
+                f"{ann_file}: annotation {annotation['id']}: {key} {value!r} cannot be evaluated; "
+                "tools/check_dataset.py names all faults"
+            )
+    raise UserError(f"{ann_file}: boxes or areas are not numbers")
 
 
 def accumulated(truth: hotcoco.COCO, found: hotcoco.COCO, params) -> dict:
-    """Precision, recall and scores as pycocotools' ``COCOeval.eval`` has them."""
+    """Precision, recall and scores as pycocotools' ``COCOeval.eval`` has them.
+
+    Args:
+        truth: images and categories numbered from 1, in the order of ``params``.
+        found: the detections.
+        params: pycocotools'.
+    """
     engine = hotcoco.COCOeval(truth, found, params.iouType)
-    engine.params.img_ids = [int(image) for image in params.imgIds]
-    engine.params.cat_ids = [int(category) for category in params.catIds]
+    engine.params.img_ids = list(range(1, len(params.imgIds) + 1))
+    engine.params.cat_ids = list(range(1, len(params.catIds) + 1))
     engine.params.max_dets = [int(number) for number in params.maxDets]
     engine.params.iou_thrs = [float(threshold) for threshold in params.iouThrs]
     engine.params.use_cats = bool(params.useCats)
@@ -209,6 +394,14 @@ def accumulated(truth: hotcoco.COCO, found: hotcoco.COCO, params) -> dict:
         engine.evaluate()
         engine.accumulate()
     return engine.eval
+
+
+def class_table(precisions: dict[str, float]) -> str:
+    """The AP of each class, as mmdet lays it out."""
+    cells = [cell for name, value in precisions.items() for cell in (name, f"{value:0.3f}")]
+    width = min(6, len(cells))
+    rows = itertools.zip_longest(*[cells[start::width] for start in range(width)])
+    return AsciiTable([["category", "AP"] * (width // 2), *rows]).table
 
 
 def chosen(statistics: np.ndarray, metric: str, items: list[str] | None) -> dict:

@@ -29,7 +29,8 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
         where: what the user calls ``"metric"`` and what comes before other options.
 
     Raises:
-        UserError: an unknown option, metric, item or engine; a metric that the model cannot give.
+        UserError: an unknown option, metric, item or engine; a metric that the model cannot give;
+            annotations that cannot be evaluated.
     """
     kind, evaluate = type(dataset).__name__, type(dataset).evaluate
     known = inspect.signature(evaluate).parameters
@@ -56,6 +57,9 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
                 raise UserError(
                     f"{where['metric']} segm: {type(model).__name__} predicts boxes only"
                 )
+    if evaluate is CocoDataset.evaluate:
+        metrics = options.get("metric", "bbox")
+        dataset.check_truth([metrics] if isinstance(metrics, str) else metrics)
 
 
 def predict(model: nn.Module, data_loader: DataLoader) -> list | None:

@@ -12,6 +12,7 @@ import numpy as np
 from mmcv.runner import get_dist_info
 
 from models_mm.checkpoints.pickles import read_pickle
+from models_mm.datasets.results import check_results
 from models_mm.engine import ranks, watchdog
 from models_mm.errors import UserError
 
@@ -45,7 +46,7 @@ def load_results(file: str, dataset) -> list:
     """What ``tools/test.py --out`` wrote, read without running what the file may bring along.
 
     Raises:
-        UserError: no such file, no results in it, or those of another data set.
+        UserError: no such file, no results in it, those of another data set, or proposals.
     """
     if not Path(file).is_file():
         raise UserError(f"results not found: {file} (tools/test.py --out FILE.pkl writes them)")
@@ -54,9 +55,12 @@ def load_results(file: str, dataset) -> list:
     except Exception as error:  # a damaged pickle can raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{file} is not what tools/test.py --out writes ({reason})") from error
-    if not isinstance(results, list) or len(results) != len(dataset):
-        number = len(results) if isinstance(results, list) else "no list of"
-        raise UserError(f"{file} has {number} results for {len(dataset)} images")
+    try:
+        check_results(results, len(dataset), len(dataset.CLASSES))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    if isinstance(results[0], np.ndarray):
+        raise UserError(f"{file} has proposals, which are of no class: there is nothing to draw")
     return results
 
 

@@ -123,7 +123,7 @@ def test_results_that_are_none(demo_data):
     for tool in ("show_results", "analyze_results"):
         for file, message in {
             "nowhere.pkl": "results not found: nowhere.pkl",
-            "short.pkl": "short.pkl has 1 results for 5 images",
+            "short.pkl": "short.pkl: 1 results for 5 images",
             "cut.pkl": "cut.pkl is not what tools/test.py --out writes",
             "code.pkl": r"code.pkl is not what .* Unsupported global: GLOBAL posix.system",
         }.items():
