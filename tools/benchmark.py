@@ -36,6 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from models_mm.engine.cli import run
 from models_mm.engine.configs import load_config
 from models_mm.errors import UserError
+from models_mm.outputs import refuse_input
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODES = ("infer", "train")
@@ -239,6 +240,8 @@ def main() -> None:
         target, mode = args.peak_of
         print(peak_memory(Candidate(target, args), mode, args))
         return
+    if args.out:
+        refuse_input(args.out, [target.partition(":")[0] for target in args.targets])
     candidates = [Candidate(target, args) for target in args.targets]
     rows = [dict(name=c.name, params=c.parameters(), gflops=c.flops()) for c in candidates]
     for mode in args.mode:

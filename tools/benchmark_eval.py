@@ -35,6 +35,7 @@ from models_mm.datasets.check import read
 from models_mm.engine.cli import run
 from models_mm.engine.results import encode_masks
 from models_mm.errors import UserError
+from models_mm.outputs import refuse_input
 
 ENGINES = ("pycocotools", "hotcoco", "faster_coco_eval")
 CORNERS = 8  # of a mask's polygon
@@ -207,6 +208,8 @@ def main() -> None:
     if missing:
         raise UserError(f"not installed: pip install {missing[0].replace('_', '-')}")
     warnings.simplefilter("ignore")
+    if args.out:
+        refuse_input(args.out, [args.ann] if args.ann else [])
     rng = np.random.default_rng(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         file = args.ann or Path(folder) / "truth.json"

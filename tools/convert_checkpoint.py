@@ -17,6 +17,7 @@ unpickles it completely, which RUNS ITS CODE: only for files whose origin you tr
 
 import argparse
 import hashlib
+import tempfile
 from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
@@ -29,6 +30,7 @@ from models_mm.engine.cli import run
 from models_mm.engine.convert import convert_mpvit
 from models_mm.engine.identify import Identity, identify
 from models_mm.errors import CheckpointError
+from models_mm.outputs import refuse_input
 
 SCORES = ("best_score", "max_accuracy", "best_acc")
 PROGRESS = ("epoch", "iter", "iteration")
@@ -83,7 +85,8 @@ def convert(args: argparse.Namespace) -> None:
         raise CheckpointError(
             f"{args.input} is no {args.family} {args.kind} file but {described(identity)}"
         )
-    write(identity, checkpoint, args.output, args.input)
+    store(identity, checkpoint, args.output, args.input)
+    print(f"wrote {args.output}")
 
 
 def publish(args: argparse.Namespace) -> None:
@@ -92,9 +95,12 @@ def publish(args: argparse.Namespace) -> None:
     identity = identify(unwrap(checkpoint, args.input), args.input, args.config)
     complete(identity, args.input)
     output = Path(args.output)
-    write(identity, checkpoint, args.output, args.input)
-    final = output.with_name(f"{output.stem}-{sha256(output)[:8]}{output.suffix}")
-    output.rename(final)
+    # not under the name without the hash, which may be another file's
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".publish-") as scratch:
+        made = Path(scratch) / output.name
+        store(identity, checkpoint, made, args.input)
+        final = output.with_name(f"{output.stem}-{sha256(made)[:8]}{output.suffix}")
+        made.replace(final)
     print(f"published {final}")
 
 
@@ -115,13 +121,12 @@ def described(identity: Identity) -> str:
     return f"{identity.variant} ({identity.kind})" if identity.variant else identity.kind
 
 
-def write(identity: Identity, checkpoint: dict, output: str, source: str) -> None:
+def store(identity: Identity, checkpoint: dict, output: str | Path, source: str) -> None:
     """Write an identity's model, and the plain part of the meta."""
     meta, _ = plain(checkpoint.get("meta") or {})
     meta |= {"variant": identity.variant, "kind": identity.kind, "converted_from": str(source)}
     write_checkpoint({"meta": meta, "state_dict": identity.state}, output)
     print(f"{source} is {described(identity)}, complete")
-    print(f"wrote {output}")
 
 
 def rewrite(args: argparse.Namespace) -> None:
@@ -193,6 +198,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.command == "mpvit-detectron2" and args.output is None and not args.check:
         parser.error("OUT is missing: where to write (or give --check)")
+    if args.command not in ("inspect", "publish") and args.output:
+        refuse_input(args.output, [args.input])
     args.act(args)
 
 

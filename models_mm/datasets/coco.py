@@ -27,6 +27,7 @@ from terminaltables import AsciiTable
 
 from models_mm.datasets.results import boxes_of, check_results, counting
 from models_mm.errors import UserError
+from models_mm.outputs import refuse_input
 
 ENGINES = ("hotcoco", "pycocotools")
 METRICS = ("bbox", "segm", "proposal", "proposal_fast")
@@ -103,9 +104,9 @@ class CocoDataset(MMDetCocoDataset):
                 raise KeyError(f"metric {name} is not supported")
         check_results(results, len(self), len(self.CLASSES))
         self.check_truth(metrics)
-        results = counting(results, list(self.cat2label.values()))
         if jsonfile_prefix is not None:
-            super().results2json(results, jsonfile_prefix)
+            self.results2json(results, jsonfile_prefix)
+        results = counting(results, list(self.cat2label.values()))
         items = [metric_items] if isinstance(metric_items, str) else metric_items
         values: dict = {}
         by_class: dict = {}
@@ -135,9 +136,12 @@ class CocoDataset(MMDetCocoDataset):
         """mmdet's JSON files, of the classes that the annotation file has.
 
         Raises:
-            UserError: results that are not those of this data set.
+            UserError: results that are not those of this data set; a file would be written over
+                the annotations.
         """
         check_results(results, len(self), len(self.CLASSES))
+        for kind in ("bbox", "segm", "proposal"):
+            refuse_input(f"{outfile_prefix}.{kind}.json", [self.ann_file])
         results = counting(results, list(self.cat2label.values()))
         return super().results2json(results, outfile_prefix)
 

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Callable
 
 import mmcv
 import torch
@@ -62,12 +63,15 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
         dataset.check_truth([metrics] if isinstance(metrics, str) else metrics)
 
 
-def predict(model: nn.Module, data_loader: DataLoader) -> list | None:
+def predict(
+    model: nn.Module, data_loader: DataLoader, show: Callable[[dict, list], None] | None = None
+) -> list | None:
     """Results of all images, in their order, on rank 0; ``None`` on the others.
 
     Args:
         model: the detector, wrapped.
         data_loader: this rank's images.
+        show: called with each batch and its results, whose masks are arrays.
     """
     model.eval()
     rank, world = get_dist_info()
@@ -76,6 +80,8 @@ def predict(model: nn.Module, data_loader: DataLoader) -> list | None:
     for number, batch in enumerate(data_loader):
         with torch.no_grad():
             found = model(return_loss=False, rescale=True, **batch)
+        if show:
+            show(batch, found)
         results += [encoded(result) for result in found]
         watchdog.step(f"at image {number * len(found)} of its evaluation")
         for _ in range(len(found) * world if bar else 0):

@@ -15,6 +15,7 @@ import numpy as np
 from models_mm.engine.results import run_lengths
 from models_mm.errors import UserError
 from models_mm.inference import Detections, Detector, read_image
+from models_mm.outputs import Outputs
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
@@ -30,21 +31,22 @@ def predict(args: argparse.Namespace) -> None:
     if args.batch < 1:
         raise UserError("--batch: 1 or more")
     detector = Detector(args.config, args.checkpoint, args.device, args.score_thr, args.cfg_options)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    places = Outputs(args.out, [*files, *videos, args.config, args.checkpoint])
+    file = places.path("predictions.json")
     content = CocoFile(detector.classes)
     unread: list[str] = []
     bar = mmcv.ProgressBar(
         len(files) + sum(frame_count(video) for video in videos), file=sys.stderr
     )
     for batch in batches(readable(files, unread), args.batch):
-        for (file, _), found in zip(batch, detector.batch([i for _, i in batch]), strict=True):
-            content.add(str(file), found)
+        for (image, _), found in zip(batch, detector.batch([i for _, i in batch]), strict=True):
+            content.add(str(image), found)
             if not args.no_pictures:
-                found.draw(picture_path(out, file, files))
+                found.draw(places.path(picture_name(image, files)))
             bar.update()
     for video in videos:
-        with frame_writer(out / f"{video.stem}.mp4", video, not args.no_pictures) as write:
+        clip = places.path(f"{video.stem}.mp4")
+        with frame_writer(clip, video, not args.no_pictures) as write:
             for batch in batches(frames(video), args.batch):
                 for (name, _), found in zip(
                     batch, detector.batch([i for _, i in batch]), strict=True
@@ -52,7 +54,6 @@ def predict(args: argparse.Namespace) -> None:
                     content.add(name, found)
                     write(found)
                     bar.update()
-    file = out / "predictions.json"
     file.write_text(json.dumps(content.content))
     images, objects = len(content.content["images"]), len(content.content["annotations"])
     print(f"\n{objects} objects in {images} images: {file}")
@@ -98,12 +99,12 @@ def batches(items: Iterator, size: int) -> Iterator[list]:
         yield batch
 
 
-def picture_path(out: Path, file: Path, files: list[Path]) -> Path:
-    """Where an image's picture goes: its name, after its folder where names repeat."""
+def picture_name(file: Path, files: list[Path]) -> str:
+    """What an image's picture is called: its name, after its folder where names repeat."""
     same = [other for other in files if other.stem == file.stem]
     if len(same) == 1:
-        return out / f"{file.stem}.jpg"
-    return out / f"{file.resolve().parent.name}_{file.name}.jpg"
+        return f"{file.stem}.jpg"
+    return f"{file.resolve().parent.name}_{file.name}.jpg"
 
 
 def frame_count(video: Path) -> int:

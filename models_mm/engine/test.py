@@ -11,7 +11,6 @@ import mmcv
 from mmcv import Config
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import get_dist_info, wrap_fp16_model
-from mmdet.apis import single_gpu_test
 from mmdet.datasets import build_dataloader, replace_ImageToTensor
 from mmdet.utils import build_ddp, build_dp, compat_cfg
 from torch import distributed as dist
@@ -25,6 +24,8 @@ from models_mm.engine.configs import check_files, load_config
 from models_mm.engine.evaluation import check_evaluation, predict
 from models_mm.engine.setup import build_data, build_model, prepare
 from models_mm.errors import UserError
+from models_mm.outputs import files_of, refuse_input
+from models_mm.visualization.shown import shower
 
 # settings of the evaluation hooks, which dataset.evaluate() does not take
 HOOK_SETTINGS = (
@@ -122,6 +123,8 @@ def main(argv: list[str] | None = None) -> None:
     cfg = compat_cfg(cfg)
     distributed = prepare(cfg, args)
     loader = build_loader(cfg, distributed)
+    if args.out:
+        refuse_input(args.out, [args.config, args.checkpoint, *files_of(loader.dataset)])
     model = load_model(cfg, args.checkpoint, args.fuse_conv_bn)
     if args.eval:
         names = {"metric": "--eval", "option": "--eval-options: "}
@@ -134,11 +137,10 @@ def main(argv: list[str] | None = None) -> None:
         watchdog.start(cfg)
     else:
         model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
+    show = None
     if args.show or args.show_dir:
-        results = single_gpu_test(model, loader, args.show, args.show_dir, args.show_score_thr)
-        print()  # ends the line of the progress bar
-    else:
-        results = predict(model, loader)
+        show = shower(model, loader.dataset, args.show, args.show_dir, args.show_score_thr)
+    results = predict(model, loader, show)
     if get_dist_info()[0] == 0:
         with watchdog.paused("evaluating"):
             use_results(cfg, args, loader.dataset, results)

@@ -3,7 +3,10 @@
 import importlib.util
 import json
 import os
+import re
+import shutil
 import sys
+import tempfile
 from multiprocessing import Pool
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +15,10 @@ import mmdet
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.figure import Figure
+
+from models_mm.datasets.coco import CocoDataset
+from models_mm.errors import UserError
+from models_mm.outputs import Outputs, files_of
 
 MMDET_TOOLS = Path(mmdet.__file__).parent / ".mim" / "tools" / "analysis_tools"
 
@@ -35,30 +42,61 @@ def error_analysis(dataset, results: list, out: Path) -> list[Path]:
 
     Returns:
         The pictures of all classes together.
+
+    Raises:
+        UserError: annotations that cannot be evaluated.
     """
+    if not isinstance(dataset, CocoDataset):
+        raise UserError(f"the analysis of errors is for CocoDataset, not {type(dataset).__name__}")
     tool = mmdet_tool("coco_error_analysis")
-    out.mkdir(parents=True, exist_ok=True)
-    content = dict(dataset.coco.dataset)
-    known = [c for c in content["categories"] if c["name"] in dataset.CLASSES]
-    # it compares classes of one supercategory, which data sets of one's own seldom have
-    content["categories"] = [{"supercategory": "all", **category} for category in known]
-    content["annotations"] = [
-        a for a in content["annotations"] if a["category_id"] in {c["id"] for c in known}
-    ]
-    truth = out / "truth.json"
-    truth.write_text(json.dumps(content))
-    files, _ = dataset.format_results(results, str(out / "results"))
-    # 48 processes, each with the whole data set, are too many for most machines
-    tool.Pool = lambda processes: Pool(min(processes, os.cpu_count() or 1, len(known)))
+    places = Outputs(out, files_of(dataset))
     pictures = []
-    with pyplot.rc_context({"figure.dpi": 120, "legend.fontsize": 8, "legend.loc": "lower left"}):
-        for kind in ("bbox", "segm"):
-            if kind in files:
-                tool.analyze_results(files[kind], str(truth), [kind], str(out))
-                pictures += sorted((out / kind).glob(f"{kind}-allclass-*.png"))
-    for file in {truth, *map(Path, files.values())}:
-        file.unlink()
+    style = {"figure.dpi": 120, "legend.fontsize": 8, "legend.loc": "lower left"}
+    style |= {"text.parse_math": False}  # names of classes are no formulas
+    with tempfile.TemporaryDirectory() as scratch, pyplot.rc_context(style):
+        files, _ = dataset.format_results(results, f"{scratch}/results")
+        kinds = [kind for kind in ("bbox", "segm") if kind in files]
+        dataset.check_truth(kinds)
+        content = analysed_truth(dataset)
+        truth = Path(scratch) / "truth.json"
+        truth.write_text(json.dumps(content))
+        # 48 processes, each with the whole data set, are too many for most machines
+        number = min(os.cpu_count() or 1, len(content["categories"]))
+        tool.Pool = lambda processes: Pool(min(processes, number))
+        for kind in kinds:
+            if not json.loads(Path(files[kind]).read_bytes()):
+                print(f"nothing was detected: there are no errors of {kind} to tell apart")
+                continue
+            tool.analyze_results(files[kind], str(truth), [kind], scratch)
+            for picture in sorted((Path(scratch) / kind).iterdir()):
+                place = places.path(f"{kind}/{picture.name}")
+                shutil.move(picture, place)
+                if picture.name.startswith(f"{kind}-allclass-"):
+                    pictures.append(place)
     return pictures
+
+
+def analysed_truth(dataset) -> dict:
+    """The annotations of the classes, as mmdet's analysis takes them.
+
+    It names files after categories, and compares those of one supercategory, which data sets of
+    one's own seldom have.
+    """
+    taken = {"allclass"}  # the name of the picture of all classes
+    categories = []
+    # in the order of their ids, in which the precisions are
+    for category in sorted(dataset.coco.load_cats(dataset.cat_ids), key=lambda c: c["id"]):
+        name = re.sub(r"[/\0]", "_", str(category["name"]))[-80:]
+        name = name.encode("utf-8", "replace").decode()
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        categories.append({"supercategory": "all", **category, "name": name})
+    annotations = [
+        {"iscrowd": 0, **annotation, "id": number}  # pycocotools ignores matches with id 0
+        for number, annotation in enumerate(dataset.annotations(), 1)
+    ]
+    return dict(images=dataset.data_infos, categories=categories, annotations=annotations)
 
 
 def confusion_matrix(dataset, results: list, out: Path, score_thr: float) -> Path:
@@ -71,13 +109,12 @@ def confusion_matrix(dataset, results: list, out: Path, score_thr: float) -> Pat
         score_thr: lowest score that counts.
     """
     tool = mmdet_tool("confusion_matrix")
-    out.mkdir(parents=True, exist_ok=True)
     boxes = [result[0] if isinstance(result, tuple) else result for result in results]
     matrix = tool.calculate_confusion_matrix(dataset, boxes, score_thr)
     print()  # ends the line of the progress bar
     # a class that never occurs has no shares
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    picture = out / "confusion_matrix.png"
+    picture = Outputs(out, files_of(dataset)).path("confusion_matrix.png")
     plot_shares(shares, (*dataset.CLASSES, "background"), picture)
     return picture
 
@@ -97,4 +134,6 @@ def plot_shares(shares: np.ndarray, names: tuple[str, ...], out: Path) -> None:
         ink = "white" if shares[row, column] > 55 else "black"
         text = f"{shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_parse_math(False)  # names of classes are no formulas
     figure.savefig(out)

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from models_mm.errors import UserError
+from models_mm.outputs import refuse_input
 
 
 def read_log(path: str) -> tuple[dict[str, list], dict[str, list]]:
@@ -45,8 +46,9 @@ def plot_logs(paths: list[str], out: str) -> None:
         out: the picture, its format by its suffix.
 
     Raises:
-        UserError: a log cannot be read.
+        UserError: a log cannot be read, or the picture would be written over it.
     """
+    refuse_input(out, paths)
     runs = {_label(path, paths): read_log(path) for path in paths}
     several = len(runs) > 1
     figure = Figure(figsize=(15, 5.5), layout="constrained")

@@ -10,6 +10,9 @@ import torch
 from matplotlib import colormaps
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from models_mm.errors import UserError
+from models_mm.outputs import Outputs, files_of
+
 
 def draw_comparisons(dataset, results: list, out_dir: str, number: int, score_thr: float = 0.3):
     """Write pictures with the truth on the left and the prediction on the right.
@@ -23,10 +26,16 @@ def draw_comparisons(dataset, results: list, out_dir: str, number: int, score_th
 
     Returns:
         The paths of the pictures.
+
+    Raises:
+        UserError: the data set is of another kind.
     """
+    if not hasattr(dataset, "coco"):
+        raise UserError(f"pictures beside the truth are for CocoDataset: {type(dataset).__name__}")
     paths = []
+    places = Outputs(out_dir, files_of(dataset))
     for index in evenly(dataset, number):
-        path = Path(out_dir) / f"{Path(dataset.data_infos[index]['filename']).stem}.png"
+        path = places.path(f"{Path(dataset.data_infos[index]['filename']).stem}.png")
         mmcv.imwrite(comparison(dataset, results[index], index, score_thr), str(path))
         paths.append(path)
     return paths
@@ -53,8 +62,12 @@ def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarra
 def true_objects(dataset, index: int):
     """Boxes (n, 4), labels (n,) and masks (n, H, W) of an image's annotations, crowds left out."""
     coco = dataset.coco
-    image, known = dataset.img_ids[index], list(dataset.cat2label)  # the config's classes
-    annotations = coco.load_anns(coco.get_ann_ids([image], known, iscrowd=False))
+    annotations = [
+        a
+        for a in coco.imgToAnns.get(dataset.img_ids[index], [])
+        if a["category_id"] in dataset.cat2label and not a.get("iscrowd")
+        if np.isfinite(a["bbox"]).all() and min(a["bbox"][2:]) >= 0
+    ]
     boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = np.array([dataset.cat2label[a["category_id"]] for a in annotations], int)
@@ -67,7 +80,8 @@ def predicted_objects(result, score_thr: float):
     per_class, segments = result if isinstance(result, tuple) else (result, None)
     boxes = np.concatenate(per_class).reshape(-1, 5)
     labels = np.repeat(np.arange(len(per_class)), [len(b) for b in per_class])
-    keep = boxes[:, 4] >= score_thr
+    keep = (boxes[:, 4] >= score_thr) & np.isfinite(boxes).all(1)
+    keep &= (boxes[:, 2:4] >= boxes[:, :2]).all(1)
     if segments is None or not keep.any():
         return boxes[keep], labels[keep], None
     flat = [segment for of_class in segments for segment in of_class]

@@ -7,6 +7,7 @@ import mmcv
 import numpy as np
 
 from models_mm.datasets.samples import Samples, metas, name_of
+from models_mm.outputs import files_of, refuse_input
 from models_mm.visualization.pictures import draw, titled
 
 TILE = 360  # pixels of a picture's longer side at least and about
@@ -22,7 +23,11 @@ def draw_samples(dataset, out: str, number: int, draws: int, seed: int) -> Path:
         number: how many images, spread evenly over the data set.
         draws: how often each goes through the pipeline.
         seed: of the draws.
+
+    Raises:
+        UserError: ``out`` is a file of the data set.
     """
+    refuse_input(out, files_of(dataset))
     samples = Samples(dataset)
     picks = np.unique(np.linspace(0, len(dataset) - 1, number).round().astype(int))
     rows = []
