@@ -167,3 +167,20 @@ def test_files_that_are_read_are_not_written(case, monkeypatch):
             act()
     left = case.files()
     assert {file: left[file] for file in before} == before
+
+
+def test_the_precision_of_each_class_is_written(case):
+    """In eval_<time>.json, as valid JSON; -1 of a class without objects."""
+    content = json.loads(case.annotations.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 9]
+    lacking = case.base / "lacking.json"
+    lacking.write_text(json.dumps(content))
+    work = case.base / "classwise"
+    options = ("--work-dir", work, "--eval-options", "classwise=True", "--eval", "bbox")
+    case.test(*options, "--cfg-options", f"data.test.ann_file={lacking}")
+    (file,) = work.glob("eval_*.json")
+    metric = json.loads(file.read_text(), parse_constant=pytest.fail)["metric"]
+    of_classes = {k.removeprefix("bbox_mAP:"): v for k, v in metric.items() if ":" in k}
+    assert list(of_classes) == list(CLASSES) and of_classes["../cat"] == -1
+    known = [value for name, value in of_classes.items() if name != "../cat"]
+    assert metric["bbox_mAP"] == pytest.approx(np.mean(known), abs=2e-4)
