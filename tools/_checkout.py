@@ -5,8 +5,10 @@ whatever fails before ``models_mm.engine.cli.run`` takes over, or in a tool that
 """
 
 import atexit
+import ctypes
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,7 +33,23 @@ def flush() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def end_with_launcher() -> None:
+    """Make a rank that tools/launch.py has started end when that ends, even if it is killed.
+
+    Here, since the imports that follow take seconds, in which the launcher may end too.
+    """
+    launcher = int(os.environ.get("MODELS_MM_LAUNCHER", 0))
+    if not launcher or sys.platform != "linux":  # models_mm.engine.liveness looks after it later
+        return
+    if os.getppid() == launcher:
+        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != launcher and not os.path.exists(f"/proc/{launcher}"):
+        os._exit(1)
+
+
 ROOT = Path(__file__).resolve().parent.parent
+end_with_launcher()
 if Path(getattr(sys.modules["__main__"], "__file__", "")).resolve().parent == ROOT / "tools":
     sys.excepthook = in_one_line
     atexit.register(flush)

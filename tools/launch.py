@@ -15,12 +15,15 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import torch
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
@@ -51,13 +54,35 @@ def main() -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # torchrun passes SIGTERM on; its older versions die of SIGUSR1
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    with tempfile.TemporaryDirectory() as folder:
+    # after a failure the other ranks wait for the one that failed: they are not asked to end, as
+    # SIGTERM would, after which torchrun waits half a minute
+    LocalElasticAgent._stop_workers = lambda agent, group, **more: agent._shutdown(
+        signal.SIGKILL, **more
+    )
+    os.environ["MODELS_MM_LAUNCHER"] = str(os.getpid())  # tools/_checkout.py ends with it
+    with announced_death(), tempfile.TemporaryDirectory() as folder:
         # a file, since torchrun tells no exit code of processes that it stops, and takes any but 0
         # for a fault to start again after
         os.environ["MODELS_MM_PREEMPTED"] = marker = os.path.join(folder, "preempted")
         code = launch([*rendezvous(), f"--nproc-per-node={processes}", *command])
         gc.freeze()  # spares the interpreter's last collection, half a second
         return PREEMPTED if Path(marker).exists() else code
+
+
+@contextmanager
+def announced_death():
+    """Have another process say so should this one be killed; its ranks are killed then too."""
+    program = "import sys; sys.stdin.read(1) or print(sys.argv[1], file=sys.stderr)"
+    message = f"error: the launcher (process {os.getpid()}) was killed; the job is over"
+    witness = subprocess.Popen(
+        [sys.executable, "-ISc", program, message],
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # signals for the job are not for it
+    )
+    try:
+        yield
+    finally:
+        witness.communicate(b".")
 
 
 def launch(arguments: list[str]) -> int:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
-import torch
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from models_mm.engine.randomness import seeded
@@ -34,7 +33,6 @@ class Batches(Sampler):
         self.rank = rank
         self.endless = endless
         self.epoch = self.first = 0
-        self.generator = torch.Generator().manual_seed(seed)  # of the loader, which draws from it
 
     def start(self, epoch: int, first: int) -> None:
         """Go to a batch of an epoch."""

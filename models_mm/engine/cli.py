@@ -1,19 +1,22 @@
 """The command line that the tools share: options, exit codes, and errors without tracebacks."""
 
 import argparse
+import faulthandler
 import gc
 import os
 import re
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from mmcv import DictAction
 
 from models_mm.checkpoints.files import no_room
 from models_mm.engine import preemption, watchdog
+from models_mm.engine.liveness import LAST_WORDS, exit_within, leave
 from models_mm.errors import Preempted, UserError
 
 OVERRIDE_HELP = (
@@ -21,6 +24,7 @@ OVERRIDE_HELP = (
     "optimizer.lr=1e-4 model.backbone.out_indices='(1,2,3)'. Lists as key='[a,b]' or key=a,b, "
     "without white space"
 )
+FAILING = 6.0  # seconds from an error to the end of the process
 
 
 def run(main: Callable[[], None]) -> None:
@@ -28,16 +32,23 @@ def run(main: Callable[[], None]) -> None:
 
     With ``MODELS_MM_TRACEBACK=1`` in the environment the traceback is printed before it.
     """
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR2, all_threads=True)  # where this process stands
     try:
         with explained_faults():
             main()
             sys.stdout.flush()  # here, where a reader that is gone can be told from a fault
         gc.freeze()  # the interpreter's last collection would take more than a second
     except Preempted as stopped:
-        say(f"ended as asked; --auto-resume goes on from {stopped}")
-        leave(preemption.exit_code(this_rank()))
+        rank = this_rank()
+        message = f"ended as asked; --auto-resume goes on from {stopped}"
+        leave(preemption.exit_code(rank), *[message][rank:])
     except UserError as error:
         fail(error, str(error))
+    except SystemExit as asked:  # Python's own way out waits for data workers
+        if asked.code is None or isinstance(asked.code, int):
+            leave(asked.code or 0)
+        leave(1, str(asked.code))
     except KeyboardInterrupt:
         leave(130)
     except BrokenPipeError:
@@ -47,11 +58,17 @@ def run(main: Callable[[], None]) -> None:
 
 
 def unexpected(error: Exception) -> str:
-    """An error that nobody has foreseen, in one line."""
-    message = " ".join(str(error).split())
+    """An error that nobody has foreseen."""
+    return f"{in_one_line(error)} (MODELS_MM_TRACEBACK=1 shows where)"
+
+
+def in_one_line(error: Exception) -> str:
+    """Type and message of an error; of one in a data worker without where that was."""
+    said = _last_line(error) if WORKER_FAULT.search(str(error)) else str(error)
+    message = " ".join(said.split())
     if len(message) > 500:
         message = message[:500] + " ..."
-    return f"{type(error).__name__}: {message} (MODELS_MM_TRACEBACK=1 shows where)"
+    return f"{type(error).__name__}: {message}"
 
 
 def this_rank() -> int:
@@ -61,35 +78,21 @@ def this_rank() -> int:
 
 def fail(error: Exception, message: str) -> None:
     """Print an error once for the whole job and exit with 1."""
-    if os.environ.get("MODELS_MM_TRACEBACK", "0") != "0":
-        traceback.print_exception(error)
+    exit_within(FAILING)
     prefix = "error"
     if this_rank() > 0:
         # Rank 0 most likely says the same; its end ends this process within the wait.
-        time.sleep(5)
+        time.sleep(FAILING - LAST_WORDS)
         prefix = f"error on rank {this_rank()}"
-    try:
-        print(f"{prefix}: {message}", file=sys.stderr)
-    finally:
-        leave(1)
-
-
-def say(message: str) -> None:
-    """Print something that all ranks know, once."""
-    if this_rank() == 0:
-        print(message, file=sys.stderr)
-
-
-def leave(code: int) -> None:
-    """Exit without destructors: other ranks may hang in a collective that will not complete."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):  # its reader may be gone
-            stream.flush()
-    os._exit(code)
+    traced = os.environ.get("MODELS_MM_TRACEBACK", "0") != "0"
+    trace = "".join(traceback.format_exception(error)) if traced else ""
+    leave(1, f"{trace}{prefix}: {message}")
 
 
 # A fault inside a data worker arrives as "Caught X in DataLoader worker ... <traceback> X: why".
 WORKER_FAULT = re.compile(r"Caught (\w+) in DataLoader worker")
+# What torch says of one that was killed.
+LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
 # What gloo and NCCL say when another process is gone.
 LOST_RANK = re.compile(
     r"Connection (closed|reset)|Connection was likely closed|Broken pipe|NCCL|gloo|recvVal|sendVal",
@@ -121,10 +124,18 @@ def explained_faults():
             raise UserError(
                 f"torch.compile failed ({type(error).__name__}: {why}): leave `compile` out"
             ) from error
+        if LOST_WORKER.search(str(error)):
+            raise UserError(
+                f"{str(error).strip().rstrip('.')}; the system does so when memory is short "
+                "(data.workers_per_gpu); the job is over, --auto-resume goes on"
+            ) from error
+        # a rank is blamed only when it is gone; the error itself is never left out
         lost = watchdog.explain_lost() if LOST_RANK.search(str(error)) else None
         if lost is None:
             raise
-        raise UserError(f"{lost}; the job is over, --auto-resume goes on") from error
+        raise UserError(
+            f"{lost}; the job is over, --auto-resume goes on ({in_one_line(error)})"
+        ) from error
 
 
 def _last_line(error: Exception) -> str:

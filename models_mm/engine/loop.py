@@ -1,8 +1,8 @@
 """A training assembled from its config: loaders, optimizer, runner, hooks; what mmdet's
 ``train_detector`` does, with a run that survives its faults (docs/faults.md)."""
 
+import copy
 import os
-from dataclasses import dataclass
 
 from mmcv import Config
 from mmcv.runner import (
@@ -14,13 +14,13 @@ from mmcv.runner import (
     get_dist_info,
 )
 from mmdet.core import build_optimizer
-from mmdet.datasets import build_dataloader, build_dataset, replace_ImageToTensor
+from mmdet.datasets import replace_ImageToTensor
 from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from models_mm.datasets.samples import Batches, Samples
-from models_mm.engine import preemption
+from models_mm.engine import watchdog
 from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook, check_evaluation
 from models_mm.engine.hooks import (
     BadImagesHook,
@@ -30,23 +30,25 @@ from models_mm.engine.hooks import (
     checkpoint,
     finite_loss,
 )
+from models_mm.engine.loading import Loader
 from models_mm.engine.runners import build_runner
-from models_mm.engine.setup import built
+from models_mm.engine.setup import build_data, built
 
 
 def train_detector(
     model: nn.Module,
-    datasets: list[Dataset],
+    loaders: list[Loader],
+    validation: Loader | None,
     cfg: Config,
     distributed: bool,
-    validate: bool,
     timestamp: str,
     meta: dict,
 ) -> None:
     """Train a detector as its config says; ``cfg.resume_from`` is where it goes on."""
     cfg = compat_cfg(cfg)
     logger = get_root_logger(log_level=cfg.log_level)
-    loaders = [training_loader(dataset, cfg, distributed) for dataset in datasets]
+    for loader in loaders:
+        share_training(loader, cfg, distributed)
     if distributed:
         model = build_ddp(
             model,
@@ -79,13 +81,14 @@ def train_detector(
         # before the evaluation and the checkpoints, which take the averaged weights
         runner.register_hook(built("ema", lambda: EMAHook(**cfg.ema)), "ABOVE_NORMAL")
     faults = cfg.get("faults", {})
-    runner.register_hook(BadImagesHook(len(datasets[0]), faults.get("bad_images", 0.01)))
+    runner.register_hook(BadImagesHook(len(loaders[0].dataset), faults.get("bad_images", 0.01)))
     runner.register_hook(FiniteLossHook(faults.get("nonfinite_loss", "stop")), finite_loss.PRIORITY)
     settings = cfg.checkpoint_config or {}
     writer = built("checkpoint_config", lambda: ExactCheckpointHook(**settings))
     runner.register_hook(writer, checkpoint.PRIORITY)
-    if validate:
-        runner.register_hook(evaluation_hook(cfg, distributed, model.module), "LOW")
+    if validation is not None:
+        validation.share(dist=distributed, shuffle=False)
+        runner.register_hook(evaluation_hook(validation, cfg, distributed, model.module), "LOW")
     runner.register_hook(ResumeHook(), "LOWEST")
     if cfg.get("resume_from"):
         runner.resume(cfg.resume_from)
@@ -94,39 +97,44 @@ def train_detector(
     runner.run(loaders, [tuple(flow) for flow in cfg.workflow])
 
 
-@dataclass
-class WorkerStart:
-    """mmdet's start of a data worker, which then leaves the job's signals to its process."""
+def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | None]:
+    """The loaders of the workflow's data sets and of the evaluation, their data workers started.
 
-    start: object
+    Raises:
+        UserError: a data set that cannot be built.
+    """
+    cfg = compat_cfg(cfg)
+    limit = watchdog.timeout_of(cfg)
+    datasets = {"data.train": build_data(cfg.data.train, "train")}
+    if len(cfg.get("workflow", ())) == 2:
+        datasets["data.val as the workflow's"] = validation_with_training_pipeline(cfg)
+    settings = {"samples_per_gpu": 2, "workers_per_gpu": 2, **cfg.data.get("train_dataloader", {})}
+    loaders = [Loader(name, Samples(data), settings, limit) for name, data in datasets.items()]
+    if not validate:
+        return loaders, None
+    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("val_dataloader", {})}
+    if settings["samples_per_gpu"] > 1:
+        cfg.data.val.pipeline = replace_ImageToTensor(cfg.data.val.pipeline)
+    dataset = build_data(cfg.data.val, "val", dict(test_mode=True))
+    return loaders, Loader("data.val", dataset, settings, limit)
 
-    def __call__(self, worker: int) -> None:
-        preemption.live_with_parent()
-        if self.start is not None:
-            self.start(worker)
+
+def validation_with_training_pipeline(cfg: Config) -> Dataset:
+    """The data of a workflow that also computes validation losses."""
+    val = copy.deepcopy(cfg.data.val)
+    train = cfg.data.train
+    val.pipeline = train.get("pipeline") or train.dataset.pipeline
+    return build_data(val, "val")
 
 
-def training_loader(dataset: Dataset, cfg: Config, distributed: bool) -> DataLoader:
-    """mmdet's loader, by samples that do not depend on what was loaded before."""
-    defaults = dict(samples_per_gpu=2, workers_per_gpu=2, num_gpus=len(cfg.gpu_ids))
-    settings = {**defaults, **cfg.data.get("train_dataloader", {})}
+def share_training(loader: Loader, cfg: Config, distributed: bool) -> None:
+    """Give a loader this process's samples, which do not depend on what was loaded before."""
     kind = cfg.runner["type"]
-    plain = build_dataloader(dataset, dist=distributed, seed=cfg.seed, runner_type=kind, **settings)
-    endless = kind == "IterBasedRunner"
-    batches = Batches(plain.batch_sampler, cfg.seed, get_dist_info()[0], endless)
-    return DataLoader(
-        Samples(dataset),
-        batch_sampler=batches,
-        num_workers=plain.num_workers,
-        collate_fn=plain.collate_fn,
-        pin_memory=plain.pin_memory,
-        timeout=plain.timeout,
-        worker_init_fn=WorkerStart(plain.worker_init_fn),
-        multiprocessing_context=plain.multiprocessing_context,
-        # of its own: starting to load is not to change what the model draws
-        generator=batches.generator,
-        prefetch_factor=plain.prefetch_factor,
-        persistent_workers=plain.persistent_workers,
+    loader.share(
+        lambda batches: Batches(batches, cfg.seed, get_dist_info()[0], kind == "IterBasedRunner"),
+        dist=distributed,
+        seed=cfg.seed,
+        runner_type=kind,
     )
 
 
@@ -165,22 +173,17 @@ def scale_lr(cfg: Config, logger) -> None:
     cfg.optimizer.lr = scaled
 
 
-def evaluation_hook(cfg: Config, distributed: bool, model: nn.Module):
+def evaluation_hook(loader: Loader, cfg: Config, distributed: bool, model: nn.Module):
     """The evaluation of ``data.val`` during the training.
 
     Raises:
         UserError: options that the evaluation does not know, or a metric that there cannot be.
     """
-    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("val_dataloader", {})}
-    if settings["samples_per_gpu"] > 1:
-        cfg.data.val.pipeline = replace_ImageToTensor(cfg.data.val.pipeline)
-    dataset = build_dataset(cfg.data.val, dict(test_mode=True))
-    loader = build_dataloader(dataset, dist=distributed, shuffle=False, **settings)
     options = {**cfg.get("evaluation", {}), "by_epoch": cfg.runner["type"] != "IterBasedRunner"}
     if not distributed:  # what concerns several processes only
         for name in ("tmpdir", "gpu_collect", "broadcast_bn_buffer"):
             options.pop(name, None)
     hook = (PatientEvalHook if distributed else QuietEvalHook)(loader, **options)
     names = {"metric": "evaluation.metric", "option": "evaluation."}
-    check_evaluation(dataset, model, hook.eval_kwargs, names)
+    check_evaluation(loader.dataset, model, hook.eval_kwargs, names)
     return hook

@@ -1,11 +1,13 @@
 """SIGTERM and SIGUSR1: end after this iteration, with a checkpoint; a second one ends at once."""
 
-import ctypes
 import os
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
+
+from models_mm.engine import liveness
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command with --auto-resume goes on
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -15,7 +17,8 @@ SAME_SIGNAL_SECONDS = 1.0
 MARKER = "MODELS_MM_PREEMPTED"
 
 _first: float | None = None
-_listening = False
+_obeying = False
+_reader: int | None = None  # of the pipe that Python writes the numbers of signals to
 
 
 def requested() -> bool:
@@ -24,29 +27,34 @@ def requested() -> bool:
 
 
 def listen() -> None:
-    """Take both signals from now on, even while the main thread waits for other ranks."""
-    global _listening
-    if _listening:
+    """Take note of both signals from now on."""
+    global _reader
+    if _reader is not None:
         return
-    _listening = True
-    reader, writer = os.pipe()
+    _reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for number in SIGNALS:
         signal.signal(number, _noted)
     # Python runs handlers between two steps of the main thread, which may hang; this is immediate
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reader, os.getpid()), daemon=True).start()
 
 
-def live_with_parent() -> None:
-    """In a data worker: leave signals to the process that it works for, and do not outlive it."""
+def obey() -> None:
+    """Act on them, also on those that have come, even while the main thread waits for other ranks.
+
+    In a thread: the data workers have been forked before.
+    """
+    global _obeying
+    if not _obeying:
+        _obeying = True
+        liveness.in_background(_watch, "signals")
+
+
+def leave_to_parent() -> None:
+    """In a data worker: leave both signals to the process that it works for."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # a worker whose parent was killed can wait for ever to hand over its last batch
-        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def exit_code(rank: int) -> int:
@@ -68,18 +76,23 @@ def _noted(number: int, frame) -> None:
     """Keeps Python from dying of the signal; :func:`_watch` does the rest."""
 
 
-def _watch(reader: int, process: int) -> None:
+def _say(message: str) -> None:
+    with suppress(OSError):  # its reader may be gone
+        print(message, file=sys.stderr)
+
+
+def _watch() -> None:
     global _first
     while True:
-        number = os.read(reader, 1)[0]
-        if number not in SIGNALS or os.getpid() != process:
+        number = os.read(_reader, 1)[0]
+        if number not in SIGNALS:
             continue
         name = signal.Signals(number).name
         now = time.monotonic()
         if _first is None:
             _first = now
-            print(f"{name}: ending after this iteration, with a checkpoint", file=sys.stderr)
+            message = f"{name}: ending after this iteration, with a checkpoint"
+            # a pipe that nobody reads would keep this thread from a second signal
+            threading.Thread(target=_say, args=(message,), daemon=True).start()
         elif now - _first > SAME_SIGNAL_SECONDS:
-            print(f"{name} again: ending at once, without a checkpoint", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(128 + number)
+            liveness.leave(128 + number, f"{name} again: ending at once, without a checkpoint")

@@ -185,7 +185,7 @@ class EpochRunner(Resumable, EpochBasedRunner):
         self._max_iters = self._max_epochs * len(data_loader)
         first = self._inner_iter if self.resumed else 0
         self.resumed = None
-        data_loader.batch_sampler.start(self.epoch, first)
+        data_loader.batches.start(self.epoch, first)
         self.call_hook("before_train_epoch")
         for i, self.data_batch in enumerate(data_loader, first):
             self._inner_iter = i
@@ -204,7 +204,7 @@ class IterRunner(Resumable, IterBasedRunner):
     """``IterBasedRunner`` that starts at the batch of its iteration."""
 
     def run(self, data_loaders, workflow, **kwargs) -> None:
-        data_loaders[0].batch_sampler.start(0, self.iter)
+        data_loaders[0].batches.start(0, self.iter)
         super().run(data_loaders, workflow, **kwargs)
 
     def train(self, data_loader, **kwargs) -> None:

@@ -16,25 +16,41 @@ from mmdet.models import build_detector
 from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
-from models_mm.engine import watchdog
+from models_mm.engine import liveness, preemption, watchdog
 from models_mm.engine.configs import data_paths, find_config
 from models_mm.engine.execution import prepare_execution, settle_precision
 from models_mm.errors import UserError
 
 
-def prepare(cfg: Config, args: argparse.Namespace) -> bool:
-    """Settle work dir, device and processes; joins the process group of a distributed job.
-
-    Returns:
-        Whether the job is distributed.
-    """
+def prepare(cfg: Config, args: argparse.Namespace) -> None:
+    """Settle the work dir and how processes start; the data workers may be forked then."""
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get("work_dir"):
         cfg.work_dir = os.path.join("work_dirs", find_config(args.config).stem)
+    settle_precision(cfg)
+    # the data workers are the parallelism; set so that mmdet has nothing to warn of
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("MKL_NUM_THREADS", "1")
+    setup_multi_processes(compat_cfg(cfg))
+    preemption.listen()
+
+
+def join(cfg: Config, args: argparse.Namespace) -> bool:
+    """Settle the device and join the process group of a distributed job.
+
+    Threads begin here: what is to be forked has been.
+
+    Returns:
+        Whether the job is distributed.
+    """
+    preemption.obey()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's, with and without tools/launch.py
+        launcher = os.getppid()
+        liveness.need("the launcher", lambda: os.getppid() != launcher)
+    liveness.begin()
     cfg.gpu_ids = [args.gpu_ids[0] if args.gpu_ids else args.gpu_id]
     cfg.device = get_device()
-    settle_precision(cfg)
     if cfg.device == "cpu" and cfg.get("fp16"):
         # mmcv's mixed precision is for GPUs: here it would halve the images and nothing else
         warnings.warn(
@@ -42,10 +58,6 @@ def prepare(cfg: Config, args: argparse.Namespace) -> bool:
             stacklevel=2,
         )
         cfg.fp16 = None
-    # the data workers are the parallelism; set so that mmdet has nothing to warn of
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("MKL_NUM_THREADS", "1")
-    setup_multi_processes(compat_cfg(cfg))
     distributed = args.launcher != "none"
     if distributed:
         init_dist(args.launcher, **process_group(cfg))

@@ -11,7 +11,7 @@ import mmcv
 from mmcv import Config
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import get_dist_info, wrap_fp16_model
-from mmdet.datasets import build_dataloader, replace_ImageToTensor
+from mmdet.datasets import replace_ImageToTensor
 from mmdet.utils import build_ddp, build_dp, compat_cfg
 from torch import distributed as dist
 from torch import nn
@@ -22,7 +22,8 @@ from models_mm.engine import watchdog
 from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
 from models_mm.engine.evaluation import check_evaluation, predict
-from models_mm.engine.setup import build_data, build_model, prepare
+from models_mm.engine.loading import Loader
+from models_mm.engine.setup import build_data, build_model, join, prepare
 from models_mm.errors import UserError
 from models_mm.outputs import files_of, refuse_input
 from models_mm.visualization.shown import shower
@@ -121,10 +122,12 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(missing_file_message(args.checkpoint))
     check_files(cfg, ("test",))
     cfg = compat_cfg(cfg)
-    distributed = prepare(cfg, args)
-    loader = build_loader(cfg, distributed)
+    prepare(cfg, args)
+    loader = build_loader(cfg)
     if args.out:
         refuse_input(args.out, [args.config, args.checkpoint, *files_of(loader.dataset)])
+    distributed = join(cfg, args)
+    loader.share(dist=distributed, shuffle=False)
     model = load_model(cfg, args.checkpoint, args.fuse_conv_bn)
     if args.eval:
         names = {"metric": "--eval", "option": "--eval-options: "}
@@ -144,13 +147,14 @@ def main(argv: list[str] | None = None) -> None:
     if get_dist_info()[0] == 0:
         with watchdog.paused("evaluating"):
             use_results(cfg, args, loader.dataset, results)
+    loader.close()
     if distributed:
         watchdog.stop()
         dist.destroy_process_group()
 
 
-def build_loader(cfg: Config, distributed: bool):
-    """The loader of ``data.test``, in order and without shuffling."""
+def build_loader(cfg: Config) -> Loader:
+    """The loader of ``data.test``."""
     settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("test_dataloader", {})}
     tests = cfg.data.test if isinstance(cfg.data.test, list) else [cfg.data.test]
     for test in tests:
@@ -158,7 +162,7 @@ def build_loader(cfg: Config, distributed: bool):
         if settings["samples_per_gpu"] > 1:
             test.pipeline = replace_ImageToTensor(test.pipeline)
     dataset = build_data(cfg.data.test, "test")
-    return build_dataloader(dataset, dist=distributed, shuffle=False, **settings)
+    return Loader("data.test", dataset, settings, watchdog.timeout_of(cfg))
 
 
 def load_model(cfg: Config, checkpoint: str, fuse: bool) -> nn.Module:

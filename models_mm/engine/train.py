@@ -1,7 +1,6 @@
 """Training a detector: mmdet's own loop, behind checked input."""
 
 import argparse
-import copy
 import os
 import socket
 import time
@@ -18,12 +17,13 @@ from mmdet.utils import collect_env, get_root_logger
 from models_mm.checkpoints import load_for_finetuning
 from models_mm.checkpoints.files import is_url
 from models_mm.checkpoints.runs import find_newest, read_meta
-from models_mm.engine import preemption, ranks, watchdog
+from models_mm.engine import ranks, watchdog
 from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
-from models_mm.engine.loop import train_detector
-from models_mm.engine.setup import build_data, build_model, prepare
-from models_mm.errors import UserError
+from models_mm.engine.loop import start_loaders, train_detector
+from models_mm.engine.randomness import seeded
+from models_mm.engine.setup import build_model, join, prepare
+from models_mm.errors import Preempted, UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -81,9 +81,11 @@ def main(argv: list[str] | None = None) -> None:
         if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
             raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
-    preemption.listen()
     check_files(cfg, ("train",) if args.no_validate else ("train", "val"))
-    distributed = prepare(cfg, args)
+    prepare(cfg, args)
+    with seeded(args.seed or 0):  # on all ranks alike, whatever a data set draws
+        loaders, validation = start_loaders(cfg, not args.no_validate)
+    distributed = join(cfg, args)
 
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     logger, environment = start_log(cfg, args.config, timestamp)
@@ -94,11 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     set_random_seed(cfg.seed, deterministic=args.deterministic)
     logger.info(f"Random seed {cfg.seed}, deterministic: {args.deterministic}")
 
-    datasets = [build_data(cfg.data.train, "train")]
-    if len(cfg.get("workflow", ())) == 2:
-        datasets.append(validation_with_training_pipeline(cfg))
     model = build_model(cfg)
-    model.CLASSES = datasets[0].CLASSES
+    model.CLASSES = loaders[0].dataset.CLASSES
     if not cfg.resume_from:  # a checkpoint to resume from holds everything
         model.init_weights()
         if cfg.get("load_from"):
@@ -114,16 +113,22 @@ def main(argv: list[str] | None = None) -> None:
         CLASSES=model.CLASSES,
     )
     watchdog.start(cfg)
-    train_detector(
-        model,
-        datasets,
-        cfg,
-        distributed=distributed,
-        validate=not args.no_validate,
-        timestamp=timestamp,
-        meta=meta,
-    )
+    try:
+        train_detector(
+            model,
+            loaders,
+            validation,
+            cfg,
+            distributed=distributed,
+            timestamp=timestamp,
+            meta=meta,
+        )
+    except Preempted:
+        watchdog.stop()
+        raise
     watchdog.stop()
+    for loader in filter(None, (*loaders, validation)):
+        loader.close()
     if distributed:
         dist.destroy_process_group()
 
@@ -165,11 +170,3 @@ def start_log(cfg: Config, config_path: str, timestamp: str):
     logger.info(f"Environment:\n{environment}\n")
     logger.info(f"Config:\n{cfg.pretty_text}")
     return logger, environment
-
-
-def validation_with_training_pipeline(cfg: Config):
-    """The data of a workflow that also computes validation losses."""
-    val = copy.deepcopy(cfg.data.val)
-    train = cfg.data.train
-    val.pipeline = train.get("pipeline") or train.dataset.pipeline
-    return build_data(val, "val")

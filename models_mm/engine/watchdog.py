@@ -9,17 +9,18 @@ import faulthandler
 import math
 import os
 import socket
-import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
+from multiprocessing.connection import wait
 
 import torch.distributed as dist
 from mmcv.runner import get_dist_info
 
-from models_mm.engine import ranks
+from models_mm.engine import liveness, ranks
 
 TICK = 1.0  # seconds
 TIMEOUT = 1800.0  # seconds, where the config does not say
@@ -59,13 +60,29 @@ class Watchdog:
         if self.rank != 0:
             self.store = dist.TCPStore(address, port, is_master=False, timeout=patience)
         self.hosts = ranks.gather(socket.gethostname())
+        self._need_neighbours()
         now = time.monotonic()
         self.heard = [Heard("", 0, True, "starting", now, now) for _ in range(self.world)]
         self._tick(0)
         dist.barrier()
         self.contact = time.monotonic()
         for duty in (self._talk, self._watch):
-            threading.Thread(target=duty, daemon=True).start()
+            liveness.in_background(duty, "watchdog")
+
+    def _need_neighbours(self) -> None:
+        """End soon after the process of another rank of this machine has ended: launchers do not
+        always see to that in time, and a process that waits for the other one would never do it."""
+        self.neighbours: dict[int, int] = {}  # rank: a file descriptor for its process
+        here = [ranks.machine(), os.getpid()]
+        for rank, (machine, process) in enumerate(ranks.gather(here)):
+            if rank != self.rank and machine == here[0] is not None:
+                with suppress(OSError):
+                    self.neighbours[rank] = os.pidfd_open(process)
+                    liveness.need(self.name(rank), partial(self.has_ended, rank))
+
+    def has_ended(self, rank: int) -> bool:
+        """Whether the process of a rank of this machine is gone."""
+        return bool(wait([self.neighbours[rank]], timeout=0))
 
     def name(self, rank: int) -> str:
         """A rank as messages call it."""
@@ -133,24 +150,30 @@ class Watchdog:
 
     def end(self, lost: list[int], why: str) -> None:
         """Say who is lost, and where it stands if that is this process, which ends."""
+        liveness.exit_within(liveness.LAST_WORDS)
         if self.rank in lost:
             faulthandler.dump_traceback()
-        for rank in lost:
-            doing = self.heard[rank].doing
-            message = f"error: {self.name(rank)} {why}, last seen {doing}; the job is over"
-            print(message, file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1)
+        liveness.leave(
+            1,
+            *(
+                f"error: {self.name(rank)} {why}, last seen {self.heard[rank].doing}; "
+                "the job is over"
+                for rank in lost
+            ),
+        )
 
-    def explain(self, seconds: float = 5.0) -> str:
-        """Who is gone, when talking to the others has failed; waits until it shows."""
-        limit = time.monotonic() + 2 * seconds
+    def explain(self, seconds: float = 5.0) -> str | None:
+        """Who is gone, when talking to the others has failed; waits until it shows, if it does."""
+        elsewhere = len(self.neighbours) < self.world - 1
+        limit = time.monotonic() + (seconds + 1 if elsewhere else 2)
         while time.monotonic() < limit:
-            gone = [0] if time.monotonic() - self.contact > seconds else self.dead(seconds)
+            silent = [0] if time.monotonic() - self.contact > seconds else self.dead(seconds)
+            gone = [rank for rank in self.neighbours if self.has_ended(rank)]
+            gone += [rank for rank in silent if rank not in self.neighbours and rank != self.rank]
             if gone:
                 return " and ".join(map(self.name, gone)) + " is gone"
-            time.sleep(0.5)
-        return "another rank is gone"
+            time.sleep(0.2)
+        return None
 
 
 _current: Watchdog | None = None
@@ -174,10 +197,12 @@ def stop() -> None:
     if _current is not None:
         meet("the end")
         _current.ended.set()
-        if _current.rank != 0:
-            _current.store.set(f"left {_current.rank}", "1")
-        else:  # the others need the store until they have left
-            _wait(_current, "left", range(1, _current.world), seconds=10)
+        for rank in _current.neighbours:
+            liveness.need_no_more(_current.name(rank))
+        _current.store.set(f"left {_current.rank}", "1")
+        # none ends before all know that this is the end; rank 0, which keeps the store, is the last
+        with suppress(RuntimeError):
+            _wait(_current, "left", range(_current.world), seconds=10)
         _current = None
 
 
@@ -226,5 +251,5 @@ def _wait(watchdog: Watchdog, place: str, who: range, seconds: float = math.inf)
 
 
 def explain_lost() -> str | None:
-    """Who is gone, after an error in talking to other ranks; nothing in one process."""
+    """Which rank is gone, if one is, after an error in talking to other ranks."""
     return None if _current is None else _current.explain()

@@ -10,6 +10,7 @@ from pathlib import Path
 # module of tests/soak -> cases by default; each has soak(count, seed, folder) -> Tally
 SOAKS = {
     "kills": 100,
+    "epochs": 2000,
     "data_sets": 300,
     "evaluations": 3000,
     "files": 500,
