@@ -1,11 +1,8 @@
 """Checkpoint files: read without running what they bring along, written whole or not at all."""
 
 import argparse
-import codecs
-import errno
 import json
 import os
-import pickle
 import re
 import zipfile
 from collections import OrderedDict
@@ -16,51 +13,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from models_mm.checkpoints.archives import read_torch
+from models_mm.checkpoints.disk import no_room, open_regular, replacing
 from models_mm.checkpoints.families import source_of
-from models_mm.checkpoints.pickles import read_pickle
+from models_mm.checkpoints.pickles import (
+    GRANTED,
+    MULTIPLE,
+    ForeignName,
+    check_extent,
+    read_pickle,
+)
 from models_mm.errors import CheckpointError
 
-TEMPORARY = ".tmp"  # the end of the names of files that are being written
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
-
-
-def _named_as_in_old_files(function):
-    """A function of NumPy's under the module name that files of NumPy 1 carry."""
-
-    def constructor(*args):
-        return function(*args)
-
-    constructor.__module__, constructor.__qualname__ = "numpy.core.multiarray", function.__name__
-    return constructor
-
-
-def _numpy_data() -> list:
-    """What NumPy's numbers (a best score) and arrays (weights) are rebuilt from: plain data."""
-    core = np._core if hasattr(np, "_core") else np.core  # the name until NumPy 1
-    constructors = [core.multiarray.scalar, core.multiarray._reconstruct]
-    if hasattr(np, "_core"):
-        constructors += [_named_as_in_old_files(function) for function in constructors]
-    return [*constructors, np.ndarray, np.dtype, *_dtypes()]
-
-
-def _dtypes() -> list:
-    return [type(np.dtype(code)) for code in "?bhilqBHILQefd"]
-
-
-class _YacsSettings:
-    """What the settings in the files of Swin's descent (yacs) are read as: a plain dictionary."""
-
-    def __new__(cls, *args):
-        return OrderedDict(*args)
-
-
-_YacsSettings.__module__, _YacsSettings.__qualname__ = "yacs.config", "CfgNode"
-
-# Plain data all of them. A Namespace of training options is in many classification files; sets and
-# encoded strings (in NumPy's numbers) are what later versions of torch allow by themselves.
-torch.serialization.add_safe_globals(
-    [argparse.Namespace, _YacsSettings, set, codecs.encode, *_numpy_data()]
-)
 
 
 def is_url(path: str) -> bool:
@@ -69,11 +34,14 @@ def is_url(path: str) -> bool:
 
 
 def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = False) -> dict:
-    """Read a checkpoint file with ``weights_only=True``, a ``.pkl`` of plain data or safetensors.
+    """Read a checkpoint: PyTorch's formats, a ``.pkl`` of plain data, or safetensors.
+
+    Nothing that the file brings along is run, and what it takes is bounded by its size.
 
     Args:
         path: a local file.
-        map_location: as in ``torch.load``.
+        map_location: the device that tensors are brought to; anything else that ``torch.load``
+            takes means the CPU.
         trust: unpickle whatever the file contains, **running the code it brings along**. Only for
             files whose origin you trust, and only by an explicit wish of the user.
 
@@ -82,25 +50,7 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = F
             than weights and plain data.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise CheckpointError(missing_file_message(str(path)))
-    if any(name.endswith("/constants.pkl") for name in _members(path)):
-        # asked first: older versions of torch would run it as a model
-        raise CheckpointError(
-            f"{path} is a TorchScript archive, a compiled model without a state dict that could "
-            "be loaded here: take the checkpoint that it was made from"
-        )
-    try:
-        if path.suffix == ".safetensors":
-            checkpoint = _read_safetensors(path, map_location or "cpu")
-        elif path.suffix == ".pkl" and not _members(path):
-            checkpoint = read_pickle(path, trust)
-        else:
-            checkpoint = torch.load(
-                path, map_location=map_location or "cpu", weights_only=not trust
-            )
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(_explanation(path, error)) from error
+    checkpoint = read_content(path, map_location, trust)
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary"
@@ -108,11 +58,64 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = F
     return checkpoint
 
 
-def _read_safetensors(path: Path, map_location) -> dict:
-    with safe_open(path, framework="pt", device=str(map_location)) as file:
+def read_content(path: Path, map_location="cpu", trust: bool = False, weights: bool = True):
+    """As :func:`read_checkpoint`, whatever it is that the file holds.
+
+    Args:
+        path: a local file.
+        map_location: as there.
+        trust: as there.
+        weights: read the values of tensors too, where the format lets them be left out.
+    """
+    if not path.exists():
+        raise CheckpointError(missing_file_message(str(path)))
+    device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
+    try:
+        members = _members(path)
+        if any(name.endswith("/constants.pkl") for name in members):
+            raise TorchScript
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path, device)
+        if path.suffix == ".pkl" and not members:
+            return read_pickle(path, trust)
+        if trust:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=False)
+        return on_device(read_torch(path, weights), torch.device(device))
+    except TorchScript as error:
+        raise CheckpointError(
+            f"{path} is a TorchScript archive, a compiled model without a state dict that could "
+            "be loaded here: take the checkpoint that it was made from"
+        ) from error
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a damaged file can raise anything, Rust's panics too
+        raise CheckpointError(_explanation(path, error)) from error
+
+
+class TorchScript(Exception):
+    """A file is a compiled model."""
+
+
+def on_device(value, device: torch.device):
+    """A checkpoint with its tensors on a device."""
+    if device.type == "cpu":
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return type(value)((key, on_device(item, device)) for key, item in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(on_device(item, device) for item in value)
+    return value
+
+
+def _read_safetensors(path: Path, device) -> dict:
+    open_regular(path).close()
+    with safe_open(path, framework="pt", device=str(device)) as file:
         state_dict = OrderedDict((key, file.get_tensor(key)) for key in file.keys())
-        meta = (file.metadata() or {}).get("meta")
-    return {"meta": json.loads(meta) if meta else {}, "state_dict": state_dict}
+        meta = json.loads((file.metadata() or {}).get("meta") or "{}")
+    check_extent(meta, GRANTED + MULTIPLE * path.stat().st_size)
+    return {"meta": meta, "state_dict": state_dict}
 
 
 def _safetensors(checkpoint: dict, path: Path) -> bytes:
@@ -128,17 +131,16 @@ def _safetensors(checkpoint: dict, path: Path) -> bytes:
     return save(tensors, metadata={"meta": json.dumps(meta), "format": "pt"})
 
 
-def _explanation(path: Path, error: Exception) -> str:
+def _explanation(path: Path, error: BaseException) -> str:
     """Why a file cannot be read, and the way out."""
     if isinstance(error, OSError):
         return f"{path} cannot be read: {error.strerror or error}"
-    members = _members(path)
-    # torch's message has a preamble that recommends to switch the protection off
-    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().partition("\n")[0]
-    blocked = sorted(set(re.findall(r"GLOBAL ([\w.]+)", str(error))))
-    if blocked or (members and isinstance(error, pickle.UnpicklingError)):
+    reason = str(error).strip().partition("\n")[0][:200]
+    reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
+    if isinstance(error, ForeignName):
+        name = reason.removeprefix("it names ")[:80]
         return (
-            f"{path} holds more than weights and plain data ({', '.join(blocked) or reason}), and "
+            f"{path} holds more than weights and plain data ({name}), and "
             "reading it would run code. If you trust its origin, rewrite it once: "
             f"`python tools/convert_checkpoint.py rewrite {path} OUT.pth --trust`"
         )
@@ -151,7 +153,7 @@ def _explanation(path: Path, error: Exception) -> str:
 def _members(path: Path) -> list[str]:
     """What a checkpoint's archive holds; nothing for other files, and for truncated archives."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             return archive.namelist()
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
         return []
@@ -173,17 +175,12 @@ def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
         CheckpointError: the disk is full or a quota or size limit is reached.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             if path.suffix == ".safetensors":
                 file.write(_safetensors(checkpoint, path))
             else:
                 torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         reason = no_room(error)
         if reason is None:
@@ -192,30 +189,6 @@ def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
             f"{path} cannot be written: {reason}. Nothing was overwritten; make room and go on "
             "with --auto-resume"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the file system can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def no_room(error: BaseException | None) -> str | None:
-    """Why there is no room for a file, if that is what an error (or its cause) is about."""
-    while error is not None:
-        number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return os.strerror(number).lower()
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def plain(value, where: str = "") -> tuple[object, list[str]]:
@@ -229,7 +202,7 @@ def plain(value, where: str = "") -> tuple[object, list[str]]:
     if isinstance(value, np.generic):
         return value.item(), []
     if isinstance(value, np.ndarray) and value.dtype != object:
-        return torch.from_numpy(value.copy()), []
+        return torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), []
     if isinstance(value, argparse.Namespace):
         value = vars(value)
     dropped: list[str] = []

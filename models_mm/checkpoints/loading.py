@@ -178,7 +178,7 @@ def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> di
             checkpoint = checkpoint[key]
             break
     entries = OrderedDict(
-        (key, torch.from_numpy(value.copy()) if is_numeric_array(value) else value)
+        (key, as_tensor(value) if is_numeric_array(value) else value)
         for key, value in checkpoint.items()
     )
     named = all(isinstance(key, str) for key in entries)
@@ -193,6 +193,11 @@ def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> di
 def is_numeric_array(value) -> bool:
     """Whether a value is a NumPy array that a tensor can hold."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy of a numeric array, in this machine's byte order."""
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
 def is_detector(entries: dict) -> bool:

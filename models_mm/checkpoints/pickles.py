@@ -1,64 +1,454 @@
-"""Plain pickles of arrays, as detectron2 writes them (``.pkl``), read without running any code.
+"""Pickles of plain data and NumPy arrays, read without running any code and within bounds.
 
-Pickles can call any function by name. Here the names of NumPy's arrays are the only ones known, and
-none of these runs what it is given.
+A pickle is a program: it can call any function by name, build objects of any state, and ask for
+memory that its own size says nothing about. Here it knows the names in a table and no others; each
+stands for a function of this package that checks what it is given, and what a pickle builds is
+counted against its size.
 """
 
-import codecs
+import argparse
+import io
 import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import torch
 
-CORE = np._core if hasattr(np, "_core") else np.core  # the name until NumPy 1
+from models_mm.checkpoints.disk import open_regular
+
+# Memory that a pickle may take for each of its bytes, and the bytes that are granted to any of
+# them. An empty dictionary takes 64 bytes; its code, with the entry in the memo, two.
+MULTIPLE = 64
+GRANTED = 32 << 20
+DEPTH = 64  # of containers in one another: less than what recursive functions can follow
+# Bytes that Python takes for what a pickle makes with a byte or two.
+TUPLE, LIST, DICT, SET, OBJECT = 64, 80, 88, 232, 320
+SCALARS = {str, bytes, int, float, bool, complex, type(None)}
+LARGE_KEY = 1 << 60  # larger integers may share their hash: dictionaries of them take for ever
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """Bytes, as Python 2's protocol writes them."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in the encoding {encoding}")
-    return codecs.encode(text, "latin1")
+class ForeignName(pickle.UnpicklingError):
+    """A pickle names a function or class that is not in the table."""
+
+    def __init__(self, name: str):
+        super().__init__(f"it names {name}")
 
 
-def _empty() -> bytes:
-    """No bytes: the same protocol calls ``bytes`` for them."""
+class Known:
+    """A name of the table, as it lies on the stack: ``build(unpickler, *arguments)`` calls it."""
+
+    def __init__(self, build: Callable | None = None):
+        self.build = build
+
+
+def refuse(reason: str) -> NoReturn:
+    """End the reading of a damaged or hostile file."""
+    raise pickle.UnpicklingError(reason)
+
+
+def check_keys(keys, kinds: set[type] = frozenset()) -> None:
+    """Refuse keys whose hash takes for ever, or a deeper stack than the machine's."""
+    for key in keys:
+        kind = type(key)
+        if kind is str or kind in kinds:
+            continue
+        if kinds or not (kind in SCALARS or kind is tuple or isinstance(key, np.generic)):
+            refuse(f"a {kind.__name__} is a key")
+        if kind is tuple:
+            if any(type(item) is tuple for item in key):
+                refuse("tuples of tuples are a key")
+            check_keys(key)
+        elif kind is int and not -LARGE_KEY < key < LARGE_KEY:
+            refuse("an integer of more than 60 bits is a key")
+
+
+class Memo(list):
+    """What a pickle has numbered to come back to: a list, since the numbers are consecutive.
+
+    Args:
+        limit: largest number that there can be.
+    """
+
+    def __init__(self, limit: int):
+        super().__init__()
+        self.limit = limit
+
+    def __setitem__(self, index: int, value) -> None:
+        if index < len(self):
+            super().__setitem__(index, value)
+        elif index > self.limit:
+            refuse("it numbers more objects than it can have")
+        else:
+            self.extend([None] * (index - len(self)))
+            self.append(value)
+
+
+class PlainUnpickler(pickle._Unpickler):
+    """An unpickler of plain data and NumPy arrays.
+
+    It is Python's own that is written in Python: the one in C takes memory for any index of the
+    memo and any length of a text that is claimed, before it looks whether they are there.
+
+    Args:
+        file: where the pickle is read from.
+        size: bytes that it can have; what it builds is counted against them.
+
+    Raises:
+        ForeignName: the pickle names anything that is not in ``names``.
+        Exception: it is damaged or asks for too much; of whatever kind.
+    """
+
+    names: dict[tuple[str, str], object] = {}
+
+    def __init__(self, file, size: int):
+        super().__init__(file, encoding="latin1")
+        self.allowance = self.largest = GRANTED + MULTIPLE * size
+        self.memo = Memo(size)
+
+    def load(self):
+        value = super().load()
+        check_extent(value, self.largest)
+        return value
+
+    def find_class(self, module: str, name: str):
+        try:
+            return self.names[module, name]
+        except KeyError:
+            raise ForeignName(f"{module}.{name}") from None
+
+    def charge(self, cost: int) -> None:
+        """Count bytes of memory that the pickle is about to take."""
+        self.allowance -= cost
+        if self.allowance < 0:
+            refuse("it asks for far more memory than a file of its size should")
+
+    def into(self, *kinds: type):
+        """The container on the stack, which must be of one of these types."""
+        if type(self.stack[-1]) not in kinds:
+            refuse(f"it fills a {type(self.stack[-1]).__name__}")
+        return self.stack[-1]
+
+    def make(self, value, cost: int) -> None:
+        """Put a new object onto the stack."""
+        self.charge(cost)
+        self.append(value)
+
+    def on_tuple(self, length: int | None = None) -> None:
+        items = self.pop_mark() if length is None else self.stack[-length:]
+        if length is not None:
+            del self.stack[-length:]
+            if len(items) < length:
+                refuse("its stack is empty")
+        self.make(tuple(items), TUPLE)
+
+    def on_list(self) -> None:
+        self.make(self.pop_mark(), LIST)
+
+    def on_dict(self) -> None:
+        items = self.pop_mark()
+        self.make({}, DICT)
+        self.set_items(items)
+
+    def on_frozenset(self) -> None:
+        items = self.pop_mark()
+        check_keys(items)
+        self.make(frozenset(items), SET)
+
+    def on_append(self) -> None:
+        item = self.stack.pop()
+        self.into(list).append(item)
+
+    def on_appends(self) -> None:
+        items = self.pop_mark()
+        self.into(list).extend(items)
+
+    def on_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items([key, value])
+
+    def on_setitems(self) -> None:
+        self.set_items(self.pop_mark())
+
+    def set_items(self, items: list) -> None:
+        check_keys(items[::2])
+        self.into(dict, OrderedDict, Counter).update(zip(items[::2], items[1::2], strict=True))
+
+    def on_additems(self) -> None:
+        items = self.pop_mark()
+        check_keys(items)
+        self.into(set).update(items)
+
+    def on_call(self) -> None:
+        """The codes for a call and for a new object."""
+        arguments, known = self.stack.pop(), self.stack.pop()
+        if type(known) is not Known or known.build is None or type(arguments) is not tuple:
+            refuse(f"it calls a {type(known).__name__}")
+        self.append(known.build(self, *arguments))
+
+    def on_build(self) -> None:
+        """Give the object on the stack its state."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if type(target) is np.ndarray:
+            fill_array(self, target, state)
+        elif type(target) is DType:
+            target.set_state(state)
+        elif type(target) is argparse.Namespace and type(state) is dict:
+            self.charge(DICT * (1 + len(state)))
+            check_keys(state, {str})
+            vars(target).update(state)
+        elif type(target) is not OrderedDict:  # whose state is the versions of torch's modules
+            refuse(f"it sets the state of a {type(target).__name__}")
+
+    def on_bytearray(self) -> None:
+        self.append(bytearray(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def on_other(self) -> None:
+        refuse("it has a code that no plain data needs")
+
+    dispatch = {
+        **pickle._Unpickler.dispatch,
+        pickle.TUPLE[0]: on_tuple,
+        pickle.TUPLE1[0]: lambda self: self.on_tuple(1),
+        pickle.TUPLE2[0]: lambda self: self.on_tuple(2),
+        pickle.TUPLE3[0]: lambda self: self.on_tuple(3),
+        pickle.EMPTY_LIST[0]: lambda self: self.make([], LIST),
+        pickle.EMPTY_DICT[0]: lambda self: self.make({}, DICT),
+        pickle.EMPTY_SET[0]: lambda self: self.make(set(), SET),
+        pickle.LIST[0]: on_list,
+        pickle.DICT[0]: on_dict,
+        pickle.FROZENSET[0]: on_frozenset,
+        pickle.APPEND[0]: on_append,
+        pickle.APPENDS[0]: on_appends,
+        pickle.SETITEM[0]: on_setitem,
+        pickle.SETITEMS[0]: on_setitems,
+        pickle.ADDITEMS[0]: on_additems,
+        pickle.REDUCE[0]: on_call,
+        pickle.NEWOBJ[0]: on_call,
+        pickle.BUILD[0]: on_build,
+        pickle.BYTEARRAY8[0]: on_bytearray,
+        **dict.fromkeys(
+            pickle.NEWOBJ_EX + pickle.OBJ + pickle.INST + pickle.EXT1 + pickle.EXT2 + pickle.EXT4,
+            on_other,
+        ),
+        **dict.fromkeys(pickle.NEXT_BUFFER + pickle.READONLY_BUFFER, on_other),
+    }
+
+
+def check_extent(value, limit: int) -> None:
+    """Refuse what holds itself, or would be far larger when every reference became a copy.
+
+    Whoever walks through the value afterwards, with recursion or not, comes to an end.
+    """
+    done: dict[int, tuple[int, int]] = {}  # object -> bytes in and below it, levels below it
+
+    def extent(item, level: int) -> tuple[int, int]:
+        children = contained(item)
+        if children is None:
+            return 16 + leaf_size(item), 0
+        if id(item) in done:
+            return done[id(item)]
+        if level > DEPTH:
+            refuse(f"its containers hold themselves, or one another {DEPTH} deep")
+        total, levels = 64, 0
+        for child in children:
+            below, deep = extent(child, level + 1)
+            total, levels = total + below, max(levels, deep + 1)
+        if levels > DEPTH:
+            refuse(f"its containers hold one another {DEPTH} deep")
+        if total > limit:
+            refuse("its parts refer to one another over and over")
+        done[id(item)] = total, levels
+        return total, levels
+
+    extent(value, 0)
+
+
+def contained(item):
+    """What a container holds, keys included; ``None`` of anything else."""
+    if isinstance(item, dict):
+        return [*item.keys(), *item.values()]
+    if isinstance(item, (list, tuple, set, frozenset)):
+        return item
+    return list(vars(item).values()) if isinstance(item, argparse.Namespace) else None
+
+
+def leaf_size(item) -> int:
+    if isinstance(item, (str, bytes, bytearray)):
+        return len(item)
+    if isinstance(item, torch.Tensor):
+        return item.numel() * item.element_size()
+    return item.nbytes if isinstance(item, np.ndarray) else 0
+
+
+# --- the table: plain containers
+
+
+def _ordered_dict(reader: PlainUnpickler, items=()) -> OrderedDict:
+    """An ordered dictionary, with the items as Python 2 gives them."""
+    reader.charge(OBJECT + OBJECT * len(items))
+    pairs = list(items.items()) if isinstance(items, dict) else items
+    check_keys(key for key, _ in pairs)
+    return OrderedDict(pairs)
+
+
+def _counter(reader: PlainUnpickler, items=()) -> Counter:
+    return Counter(dict(_ordered_dict(reader, items)))
+
+
+def _set(reader: PlainUnpickler, items=()) -> set:
+    reader.charge(SET + TUPLE * len(items))
+    check_keys(items)
+    return set(items)
+
+
+def _namespace(reader: PlainUnpickler) -> argparse.Namespace:
+    reader.charge(OBJECT)
+    return argparse.Namespace()
+
+
+def _encode(reader: PlainUnpickler, text: str, encoding: str) -> bytes:
+    """Bytes, as protocols 0 to 2 write them."""
+    if type(text) is not str or encoding != "latin1":
+        refuse(f"bytes in the encoding {encoding}")
+    reader.charge(len(text))
+    return text.encode("latin1")
+
+
+def _bytes(reader: PlainUnpickler) -> bytes:
+    """No bytes: the same protocols call ``bytes`` for them."""
     return b""
 
 
-NAMES = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("__builtin__", "bytes"): _empty,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+def _bytearray(reader: PlainUnpickler, data: bytes = b"") -> bytearray:
+    reader.charge(64 + len(data))
+    return bytearray(octets(data))
+
+
+def _complex(reader: PlainUnpickler, real: float, imaginary: float) -> complex:
+    return complex(float(real), float(imaginary))
+
+
+def octets(data) -> bytes:
+    """Bytes; text for them is what Python 2 wrote."""
+    if type(data) is str:
+        data = data.encode("latin1")
+    if type(data) not in (bytes, bytearray):
+        refuse(f"a {type(data).__name__} for bytes")
+    return data
+
+
+# --- the table: NumPy's arrays and numbers
+
+DTYPES = {*("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")}
+NDARRAY = Known()  # is named, and never called
+
+
+class DType:
+    """A type of plain numbers under its way to an array; NumPy's own would take any state."""
+
+    def __init__(self, code: str):
+        self.order, self.code = (code[0], code[1:]) if code[:1] in "<>=|" else ("=", code)
+        if self.code not in DTYPES:
+            refuse(f"an array of the type {code!r:.20}")
+
+    def set_state(self, state) -> None:
+        if type(state) is not tuple or len(state) < 5 or state[2:5] != (None, None, None):
+            refuse("an array of a type with parts")
+        if type(state[1]) is not str or state[1] not in tuple("<>=|"):
+            refuse("an array of a type without byte order")
+        self.order = state[1]
+
+    def numpy(self) -> np.dtype:
+        return np.dtype(self.order + self.code)
+
+
+def _dtype(reader: PlainUnpickler, code, align=False, copy=False) -> DType:
+    reader.charge(OBJECT)
+    return DType(octets(code).decode("latin1"))
+
+
+def numbers(reader: PlainUnpickler, shape, dtype, data) -> tuple[tuple, np.dtype, bytes]:
+    """Shape, type and bytes of an array, after a check that they fit one another."""
+    if type(dtype) is not DType or type(shape) is not tuple or len(shape) > 32:
+        refuse("an array without type or shape")
+    values, kind = 1, dtype.numpy()
+    for length in shape:
+        if type(length) is not int or not 0 <= length < 1 << 40:
+            refuse("an array whose shape cannot be")
+        values *= length
+    data = octets(data)
+    if values * kind.itemsize != len(data):
+        refuse(f"an array of {values} values in {len(data)} bytes")
+    reader.charge(len(data))
+    return shape, kind, data
+
+
+def _reconstruct(reader: PlainUnpickler, kind, shape, code) -> np.ndarray:
+    """An empty array that :func:`fill_array` gets to fill."""
+    if kind is not NDARRAY or shape != (0,):
+        refuse("an array that is not empty at first")
+    reader.charge(OBJECT)
+    return np.empty(0, np.int8)
+
+
+def fill_array(reader: PlainUnpickler, array: np.ndarray, state) -> None:
+    """Give an empty array its shape and values."""
+    if type(state) is not tuple or len(state) != 5 or array.shape != (0,):
+        refuse("an array with another state than NumPy's")
+    version, shape, dtype, fortran, data = state
+    shape, kind, data = numbers(reader, shape, dtype, data)
+    array.__setstate__((1, shape, kind, fortran is True or fortran == 1, bytes(data)))
+
+
+def _frombuffer(reader: PlainUnpickler, data, dtype, shape, order) -> np.ndarray:
+    """An array as protocol 5 writes it."""
+    shape, kind, data = numbers(reader, shape, dtype, data)
+    if order not in ("C", "F"):
+        refuse("an array whose values have no order")
+    return np.frombuffer(bytearray(data), kind).reshape(shape, order=order)
+
+
+def _scalar(reader: PlainUnpickler, dtype, data) -> np.generic:
+    _, kind, data = numbers(reader, (), dtype, data)
+    reader.charge(TUPLE)
+    return np.frombuffer(data, kind)[0]
+
+
+PlainUnpickler.names = {
+    ("collections", "OrderedDict"): Known(_ordered_dict),
+    ("collections", "Counter"): Known(_counter),
+    ("argparse", "Namespace"): Known(_namespace),
+    ("yacs.config", "CfgNode"): Known(_ordered_dict),  # settings in the files of Swin's descent
+    ("_codecs", "encode"): Known(_encode),
     **{
-        (f"numpy.{core}.{module}", name): getattr(getattr(CORE, module), name)
-        for core in ("core", "_core")
-        for module, name in (
-            ("multiarray", "_reconstruct"),
-            ("multiarray", "scalar"),
-            ("numeric", "_frombuffer"),
+        (module, name): Known(build)
+        for module in ("builtins", "__builtin__")
+        for name, build in (
+            *(("set", _set), ("bytes", _bytes), ("bytearray", _bytearray)),
+            ("complex", _complex),
+        )
+    },
+    ("numpy", "ndarray"): NDARRAY,
+    ("numpy", "dtype"): Known(_dtype),
+    **{
+        (f"numpy.{core}.{module}", name): Known(build)
+        for core in ("core", "_core")  # NumPy 1 and later
+        for module, name, build in (
+            ("multiarray", "_reconstruct", _reconstruct),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _frombuffer),
         )
     },
 }
 
 
-class ArrayUnpickler(pickle.Unpickler):
-    """An unpickler of plain data and NumPy arrays.
-
-    Raises:
-        UnpicklingError: the pickle names anything else.
-    """
-
-    def find_class(self, module: str, name: str):
-        if (module, name) not in NAMES:
-            # in the words of torch's own unpickler, which the caller understands
-            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {module}.{name}")
-        return NAMES[module, name]
-
-
 def read_pickle(path: Path, trust: bool = False):
     """The content of a pickle; with ``trust``, **running the code it brings along**."""
-    with open(path, "rb") as file:
-        return (pickle.Unpickler if trust else ArrayUnpickler)(file, encoding="latin1").load()
+    with open_regular(path) as file:
+        if trust:
+            return pickle.Unpickler(file, encoding="latin1").load()
+        content = file.read()
+    return PlainUnpickler(io.BytesIO(content), len(content)).load()

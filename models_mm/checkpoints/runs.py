@@ -13,9 +13,16 @@ import zipfile
 import zlib
 from pathlib import Path
 
-import torch
-
-from models_mm.checkpoints.files import TEMPORARY, sync_folder
+from models_mm.checkpoints.archives import open_archive
+from models_mm.checkpoints.disk import (
+    TEMPORARY,
+    open_regular,
+    replacing,
+    sync_folder,
+    temporary_name,
+)
+from models_mm.checkpoints.files import read_checkpoint, read_content
+from models_mm.checkpoints.state import check_meta, check_state
 
 NAME = re.compile(r"(epoch|iter|interim)_(\d+)\.pth")
 INTERIM_KEPT = 2  # the newest, and the one before in case that a disk loses it
@@ -42,25 +49,30 @@ def find_newest(folder: str, logger: logging.Logger) -> tuple[str, dict] | None:
 
 
 def read_meta(path: str | os.PathLike) -> dict:
-    """A checkpoint's ``meta`` without reading its weights."""
-    # old formats cannot be mapped
-    mapped = zipfile.is_zipfile(path)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)["meta"]
+    """A checkpoint's ``meta``, without reading its weights; empty if it has none.
+
+    Raises:
+        CheckpointError: it cannot be read, or the meta is not what a training writes.
+    """
+    content = read_content(Path(path), weights=False)
+    if isinstance(content, dict) and content.get("meta") is None:
+        return {}
+    check_meta(content, path)
+    return content["meta"]
 
 
 def check_whole(path: str | os.PathLike) -> None:
-    """Read all of a checkpoint against its checksums.
+    """Read all of a training's checkpoint, against its checksums.
 
     Raises:
-        Exception: it is damaged; of whatever kind the damage makes of it.
+        Exception: it is damaged, or no training can go on from it; of whatever kind.
     """
-    if not zipfile.is_zipfile(path):
-        torch.load(path, map_location="cpu", weights_only=True)
-        return
-    with zipfile.ZipFile(path) as archive:
-        bad = archive.testzip()
-    if bad is not None:
-        raise zlib.error(f"wrong checksum of {bad}")
+    if zipfile.is_zipfile(path):
+        with open_regular(path) as file:
+            bad = open_archive(file)[0].testzip()
+        if bad is not None:
+            raise zlib.error(f"wrong checksum of {bad}")
+    check_state(read_checkpoint(path), path)
 
 
 def _say_damaged(path: Path, error: Exception, logger: logging.Logger) -> None:
@@ -77,12 +89,13 @@ def _checkpoints(folder: str) -> list[Path]:
 def point_latest(path: Path) -> None:
     """Make ``latest.pth`` beside a checkpoint stand for it, in one step."""
     latest = path.with_name("latest.pth")
-    temporary = path.with_name(f".latest.pth.{os.getpid()}{TEMPORARY}")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(latest)
     try:
         temporary.symlink_to(path.name)
     except OSError:  # a file system without links
-        shutil.copyfile(path, temporary)
+        with replacing(latest) as file, open_regular(path) as source:
+            shutil.copyfileobj(source, file)
+        return
     os.replace(temporary, latest)
     sync_folder(path.parent)
 

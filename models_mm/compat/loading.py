@@ -25,7 +25,7 @@ _load_checkpoint = checkpoint.load_checkpoint
 
 
 def load_from_local(filename: str, map_location=None) -> dict:
-    """A checkpoint file on this machine, read with ``weights_only=True``."""
+    """A checkpoint file on this machine, read without running what it brings along."""
     return read_checkpoint(filename, map_location=map_location)
 
 

@@ -47,7 +47,10 @@ def fault_of(result, classes: int) -> str | None:
         if not (numbers and boxes.ndim == 2 and boxes.shape[1] == 5):
             return "has boxes that are not an array of left, top, right, bottom and score"
     for part in masks if isinstance(masks, tuple) else [masks] if masks is not None else []:
-        if list(map(len, part)) != list(map(len, per_class)):
+        countable = isinstance(part, list) and all(
+            isinstance(of, (list, np.ndarray)) for of in part
+        )
+        if not countable or list(map(len, part)) != list(map(len, per_class)):
             return "has not as many masks as boxes"
     return None
 

@@ -4,6 +4,8 @@ Nothing is pickled on the way and no file is written, so nobody can leave one fo
 """
 
 import json
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,7 @@ import hotcoco
 import numpy as np
 from mmcv.runner import get_dist_info
 
+from models_mm.checkpoints.disk import replacing
 from models_mm.checkpoints.pickles import read_pickle
 from models_mm.datasets.results import check_results
 from models_mm.engine import ranks, watchdog
@@ -48,12 +51,12 @@ def load_results(file: str, dataset) -> list:
     Raises:
         UserError: no such file, no results in it, those of another data set, or proposals.
     """
-    if not Path(file).is_file():
+    if not Path(file).exists():
         raise UserError(f"results not found: {file} (tools/test.py --out FILE.pkl writes them)")
     try:
         results = read_pickle(Path(file))
     except Exception as error:  # a damaged pickle can raise anything
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(f"{file} is not what tools/test.py --out writes ({reason})") from error
     try:
         check_results(results, len(dataset), len(dataset.CLASSES))
@@ -61,7 +64,57 @@ def load_results(file: str, dataset) -> list:
         raise UserError(f"{file}: {error}") from error
     if isinstance(results[0], np.ndarray):
         raise UserError(f"{file} has proposals, which are of no class: there is nothing to draw")
+    infos = getattr(dataset, "data_infos", None) or [{}] * len(results)
+    for number, (result, info) in enumerate(zip(results, infos, strict=True)):
+        try:
+            for mask in masks_of(result):
+                check_mask(mask, info.get("height"), info.get("width"))
+        except ValueError as error:
+            raise UserError(f"{file}: the result of image {number} {error}") from error
     return results
+
+
+def write_results(results: list, file: str) -> None:
+    """Write all images' results, whole or not at all, for :func:`load_results`."""
+    path = Path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as opened:
+        pickle.dump(results, opened, protocol=4)
+
+
+def masks_of(result) -> Iterator:
+    """All masks of one image's result, if it has any."""
+    if isinstance(result, tuple):
+        masks = result[1][0] if isinstance(result[1], tuple) else result[1]
+        yield from (mask for of_class in masks for mask in of_class)
+
+
+def check_mask(mask, height: int | None, width: int | None) -> None:
+    """Look at a mask before it is drawn: an array (H, W), or run lengths, which can claim any size.
+
+    Args:
+        mask: what is in the place of one.
+        height: of the image, if known.
+        width: likewise.
+
+    Raises:
+        ValueError: it is none, or not of the image's size.
+    """
+    lengths = isinstance(mask, dict) and isinstance(mask.get("counts"), (str, bytes))
+    size = mask.get("size") if lengths else getattr(mask, "shape", None)
+    if not isinstance(size, (list, tuple)) or {int} != {type(n) for n in size} or len(size) != 2:
+        raise ValueError("has a mask without size")
+    if any(
+        side < 0 or side != (known or side)
+        for side, known in zip(size, (height, width), strict=True)
+    ):
+        raise ValueError(f"has a mask of the size {tuple(size)} instead of {(height, width)}")
+    if max(size) >= 1 << 16:
+        raise ValueError(f"has a mask of the size {tuple(size)}")
+    if lengths:
+        counts = mask["counts"]
+        counts = counts.encode() if isinstance(counts, str) else counts
+        hotcoco.mask.area({"size": list(size), "counts": counts})  # which reads all of them
 
 
 def gather_results(results: list, size: int) -> list | None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from models_mm.checkpoints import write_checkpoint
 from models_mm.checkpoints.runs import point_latest
+from models_mm.checkpoints.state import check_optimizer, check_state
 from models_mm.datasets.samples import metas
 from models_mm.engine import randomness, ranks
 from models_mm.errors import CheckpointError, UserError
@@ -119,18 +120,21 @@ class Resumable:
         """
         found = self.load_checkpoint(checkpoint, map_location="cpu")
         meta = found.get("meta") or {}
-        if not {"epoch", "iter"} <= set(meta) or "optimizer" not in found:
+        if not isinstance(meta, dict) or not {"epoch", "iter", "optimizer"} <= {*meta, *found}:
             raise CheckpointError(
                 f"{checkpoint} holds weights but no state of a training to resume; to start a new "
                 "training from its weights, use --cfg-options load_from=..."
             )
+        check_state(found, checkpoint)
         self._epoch, self._iter = meta["epoch"], meta["iter"]
         if resume_optimizer:
+            check_optimizer(self.optimizer, found["optimizer"], checkpoint)
             self.optimizer.load_state_dict(found["optimizer"])
         self.meta = {
             **(self.meta or {}),
-            **{k: meta[k] for k in ("hook_msgs", "fp16") if k in meta},
+            **{k: meta[k] for k in ("hook_msgs", "fp16") if meta.get(k) is not None},
         }
+        self.forget_others_best()
         progress = found.get("progress") or {"inner_iter": 0, "unevaluated": False}
         before = progress.get("world_size", len(meta.get("gpu_ids", ())) or self.world_size)
         if before != self.world_size:
@@ -149,6 +153,20 @@ class Resumable:
             if isinstance(self, EpochBasedRunner)
             else f"resumed {checkpoint}: iteration {self.iter}"
         )
+
+    def forget_others_best(self) -> None:
+        """Leave alone what a checkpoint calls the best one before and is not in this work dir: the
+        evaluation's hook deletes it when there is a better one."""
+        messages = self.meta.get("hook_msgs", {})
+        work_dir = Path(self.work_dir)
+        elsewhere = [getattr(hook, "out_dir", None) for hook in self.hooks]
+        folders = [work_dir, *(Path(folder, work_dir.name) for folder in elsewhere if folder)]
+        best = messages.get("best_ckpt")
+        if best is not None and not (
+            isinstance(best, str)
+            and Path(best).parent.resolve() in [folder.resolve() for folder in folders]
+        ):
+            self.meta["hook_msgs"] = {k: v for k, v in messages.items() if k != "best_ckpt"}
 
     def run(self, data_loaders: list, workflow: list, **kwargs) -> None:
         self.data_loader = data_loaders[0]  # an evaluation before the first epoch logs its length

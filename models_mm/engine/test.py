@@ -23,6 +23,7 @@ from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
 from models_mm.engine.evaluation import check_evaluation, predict
 from models_mm.engine.loading import Loader
+from models_mm.engine.results import write_results
 from models_mm.engine.setup import build_data, build_model, join, prepare
 from models_mm.errors import UserError
 from models_mm.outputs import files_of, refuse_input
@@ -191,7 +192,7 @@ def use_results(cfg: Config, args: argparse.Namespace, dataset, results: list) -
     """Write, format and evaluate the results of all images."""
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     if args.out:
-        mmcv.dump(results, args.out)
+        write_results(results, args.out)
         print(f"results: {args.out}")
     if args.format_only:
         prefix = os.path.join(cfg.work_dir, f"results_{timestamp}")

@@ -4,7 +4,6 @@ import argparse
 import os
 import socket
 import time
-import zipfile
 
 import torch.distributed as dist
 from mmcv import Config
@@ -156,7 +155,7 @@ def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
             f"rank 0 goes on from {path}, which does not exist on {socket.gethostname()}: the work "
             "dir must be a folder that all machines share"
         )
-    return read_meta(path) if zipfile.is_zipfile(path) else {}
+    return read_meta(path)
 
 
 def start_log(cfg: Config, config_path: str, timestamp: str):

@@ -22,9 +22,12 @@ def read_log(path: str) -> tuple[dict[str, list], dict[str, list]]:
         raise UserError(f"log not found: {path} (mmdet writes it as WORK_DIR/<time>.log.json)")
     try:
         records = [json.loads(line) for line in Path(path).read_text().splitlines() if line]
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or far too deep
         raise UserError(f"{path} is no log of JSON lines: {error}") from error
-    records = [r for r in records if isinstance(r, dict) and "mode" in r]
+    records = [r for r in records if isinstance(r, dict) and r.get("mode") in ("train", "val")]
+    for record in records:
+        if not all(isinstance(record.get(key), (int, float)) for key in ("epoch", "iter")):
+            raise UserError(f"{path} is no training's log: a record has no epoch and iter")
     if not records:
         raise UserError(f"{path} has no record yet: training has not logged anything")
     longest = max((r["iter"] for r in records if r["mode"] == "train"), default=1)

@@ -140,11 +140,13 @@ def test_trusted_objects_are_read(save):
     assert torch.equal(checkpoint["state_dict"]["weight"], WEIGHTS["state_dict"]["weight"])
 
 
-@pytest.mark.parametrize("protocol", [4, 5])
-def test_newer_pickles_are_sound_but_need_trust(save, protocol):
-    path = save({**WEIGHTS, "meta": {"epoch": 3}}, pickle_protocol=protocol)
-    assert "holds more than weights and plain data" in refusal(path)
-    assert read_checkpoint(path, trust=True)["meta"] == {"epoch": 3}
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol(save, protocol, legacy):
+    kwargs = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": not legacy}
+    checkpoint = read_checkpoint(save({**WEIGHTS, "meta": {"epoch": 3}}, **kwargs))
+    assert checkpoint["meta"] == {"epoch": 3}
+    assert torch.equal(checkpoint["state_dict"]["weight"], WEIGHTS["state_dict"]["weight"])
 
 
 def test_plain_data_of_a_training(save):

@@ -10,7 +10,7 @@ from mmcv.runner.hooks import EvalHook, LoggerHook
 from models_mm.checkpoints import write_checkpoint
 from models_mm.checkpoints.runs import point_latest, prune, sweep
 from models_mm.engine import preemption, randomness, ranks, watchdog
-from models_mm.errors import Preempted, UserError
+from models_mm.errors import CheckpointError, Preempted, UserError
 
 # after EMA's hook has put its weights into the model, before the evaluation
 PRIORITY = 69
@@ -135,6 +135,17 @@ def _evaluates_now(hook: Hook, runner, epoch_ended: bool) -> bool:
     )
 
 
+def check_shape(name: str, value: torch.Tensor, own: torch.Tensor | None) -> None:
+    """Refuse what a checkpoint has for a tensor of the model, and has not its shape.
+
+    Raises:
+        CheckpointError: its shape is another, or the model has no such tensor.
+    """
+    if own is None or value.shape != own.shape:
+        found = "nothing" if own is None else f"{tuple(own.shape)}"
+        raise CheckpointError(f"{name} of the checkpoint is {tuple(value.shape)}, ours is {found}")
+
+
 @HOOKS.register_module()
 class ResumeHook(Hook):
     """Give back, when all other hooks are ready, what a run needs to go on exactly."""
@@ -148,8 +159,10 @@ class ResumeHook(Hook):
         with torch.no_grad():
             for name, value in progress["ema"].items():
                 if name in buffers:  # EMA's hook registers them just before this one runs
+                    check_shape(name, value, buffers[name])
                     buffers[name].copy_(value)
         for name, value in progress.get("gradients", {}).items():
+            check_shape(f"progress.gradients.{name}", value, parameters.get(name))
             parameters[name].grad = value.to(parameters[name].device)
         if progress["unevaluated"]:
             self.evaluate(runner)
@@ -157,7 +170,11 @@ class ResumeHook(Hook):
         if runner.rank < len(attributes):
             for name, value in attributes[runner.rank].items():
                 module, _, attribute = name.rpartition(".")
-                setattr(model.get_submodule(module), attribute, value)
+                owner = dict(model.named_modules()).get(module)
+                known = attribute in getattr(owner, "resumable", ())
+                if not known or type(getattr(owner, attribute)) is not type(value):
+                    raise CheckpointError(f"progress.attributes: {name} is not of this model")
+                setattr(owner, attribute, value)
         states = progress.get("random_states") or []
         if runner.rank < len(states):
             randomness.restore(states[runner.rank])
