@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 import time
+import warnings
+from itertools import zip_longest
 from pathlib import Path
 
 import matplotlib
@@ -133,6 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.eval:
         names = {"metric": "--eval", "option": "--eval-options: "}
         check_evaluation(loader.dataset, model, evaluation_options(cfg, args), names)
+    compare_classes(model, loader.dataset, args)
     model.CLASSES = getattr(model, "CLASSES", None) or loader.dataset.CLASSES
 
     if distributed:
@@ -152,6 +155,23 @@ def main(argv: list[str] | None = None) -> None:
     if distributed:
         watchdog.stop()
         dist.destroy_process_group()
+
+
+def compare_classes(model: nn.Module, dataset, args: argparse.Namespace) -> None:
+    """Warn of a checkpoint of other classes than the config's, or in another order.
+
+    Its labels are taken for those of the config.
+    """
+    trained, named = getattr(model, "CLASSES", None), dataset.CLASSES
+    if not trained or not named or list(trained) == list(named) or get_dist_info()[0] != 0:
+        return
+    pairs = zip_longest(trained, named, fillvalue="nothing")
+    label, (before, now) = next((i, pair) for i, pair in enumerate(pairs) if len(set(pair)) > 1)
+    warnings.warn(
+        f"class {label} of {args.checkpoint} is {before!r}, of {args.config} it is {now!r}: the "
+        "config's names are used; if the order is wrong, so are all numbers",
+        stacklevel=2,
+    )
 
 
 def build_loader(cfg: Config) -> Loader:

@@ -107,7 +107,12 @@ def confusion_matrix(dataset, results: list, out: Path, score_thr: float) -> Pat
         results: one an image.
         out: folder of ``confusion_matrix.png``.
         score_thr: lowest score that counts.
+
+    Raises:
+        UserError: annotations that cannot be evaluated.
     """
+    if isinstance(dataset, CocoDataset):
+        dataset.check_truth(["bbox"])
     tool = mmdet_tool("confusion_matrix")
     boxes = [result[0] if isinstance(result, tuple) else result for result in results]
     matrix = tool.calculate_confusion_matrix(dataset, boxes, score_thr)

@@ -5,6 +5,7 @@ import models_mm  # isort: skip  # noqa: F401  (before mmdet, which needs it)
 import importlib
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -167,6 +168,20 @@ def test_files_that_are_read_are_not_written(case, monkeypatch):
             act()
     left = case.files()
     assert {file: left[file] for file in before} == before
+
+
+def test_a_checkpoint_of_other_classes_is_noticed(case):
+    """Its labels are the config's, which a warning says; the same classes say nothing."""
+    content = torch.load(case.checkpoint)
+    content["meta"]["CLASSES"] = (*CLASSES[:3], *CLASSES[:2:-1])
+    other = case.base / "other.pth"
+    torch.save(content, other)
+    arguments = [str(case.config), str(other), "--work-dir", str(case.base / "work")]
+    with pytest.warns(UserWarning, match="class 3 of .*other.pth is 'ordinary'.* it is '.x"):
+        testing.main([*arguments, "--eval", "bbox"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="class .* of")
+        case.test("--eval", "bbox")
 
 
 def test_the_precision_of_each_class_is_written(case):
