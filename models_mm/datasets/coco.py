@@ -17,7 +17,6 @@ import warnings
 
 import hotcoco
 import numpy as np
-from mmcv.runner import get_dist_info
 from mmcv.utils import print_log
 from mmdet.datasets import DATASETS
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
@@ -26,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
 from models_mm.datasets.results import boxes_of, check_results, counting
+from models_mm.engine.cli import this_rank
 from models_mm.errors import UserError
 from models_mm.outputs import refuse_input
 
@@ -60,7 +60,7 @@ class CocoDataset(MMDetCocoDataset):
         if lacking and self.test_mode:
             if not self.cat_ids:
                 raise UserError(f"{ann_file} has none of the classes {listed(lacking)}")
-            if get_dist_info()[0] == 0:
+            if this_rank() == 0:  # the process group is not there yet
                 message = f"{ann_file} lacks {listed(lacking)}: left out of the evaluation"
                 warnings.warn(message, stacklevel=2)
         return infos

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from multiprocessing import Pool
 from pathlib import Path
 from types import ModuleType
@@ -62,7 +63,7 @@ def error_analysis(dataset, results: list, out: Path) -> list[Path]:
         truth.write_text(json.dumps(content))
         # 48 processes, each with the whole data set, are too many for most machines
         number = min(os.cpu_count() or 1, len(content["categories"]))
-        tool.Pool = lambda processes: Pool(min(processes, number))
+        tool.Pool = lambda processes: finished(Pool(min(processes, number)))
         for kind in kinds:
             if not json.loads(Path(files[kind]).read_bytes()):
                 print(f"nothing was detected: there are no errors of {kind} to tell apart")
@@ -74,6 +75,19 @@ def error_analysis(dataset, results: list, out: Path) -> list[Path]:
                 if picture.name.startswith(f"{kind}-allclass-"):
                     pictures.append(place)
     return pictures
+
+
+@contextmanager
+def finished(pool):
+    """A pool whose processes end when their work is done.
+
+    ``with Pool()`` ends them by SIGTERM and waits, for ever where a signal handler was inherited.
+    """
+    try:
+        yield pool
+    finally:
+        pool.close()
+        pool.join()
 
 
 def analysed_truth(dataset) -> dict:
