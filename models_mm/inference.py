@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import mmcv
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from mmdet.datasets import replace_ImageToTensor
 from mmdet.utils import compat_cfg
 
 from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.datasets import images
 from models_mm.engine.configs import load_config
 from models_mm.engine.execution import settle_precision
 from models_mm.engine.test import load_model
@@ -153,11 +153,4 @@ def read_image(image: str | Path | np.ndarray) -> np.ndarray:
     Raises:
         UserError: no such file, or it is no image.
     """
-    if isinstance(image, np.ndarray):
-        return image
-    if not Path(image).is_file():
-        raise UserError(f"image not found: {image}")
-    pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise UserError(f"{image} is no image, or a damaged one")
-    return pixels
+    return image if isinstance(image, np.ndarray) else images.read_image(image)

@@ -7,11 +7,14 @@ image. The exit code is 1 when something would disturb a training, else 0.
 
 import argparse
 import collections
+from collections.abc import Iterator
 
 import _checkout  # noqa: F401  isort: skip
-from models_mm.datasets.check import HARMLESS, check_coco
+from models_mm.datasets.check import HARMLESS, check_coco, sources
+from models_mm.datasets.fields import shown
 from models_mm.engine.cli import DictAction, run
-from models_mm.engine.configs import data_paths, load_config
+from models_mm.engine.configs import load_config
+from models_mm.errors import UserError
 
 
 def main() -> None:
@@ -25,31 +28,39 @@ def main() -> None:
     parser.add_argument("--split", nargs="+", default=["train", "val"], help="of a config's data")
     parser.add_argument("--show", type=int, default=10, help="findings shown of a kind (10)")
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
+    parser.add_argument("--masks", action="store_true", help="masks are to be trained")
     args = parser.parse_args()
     if args.source.endswith(".py"):
-        cfg = load_config(args.source, args.cfg_options)
-        sources = [source for split in args.split for source in of_config(cfg.data[split])]
+        parts = list(of_config(args))
     else:
-        sources = [(args.source, args.images, args.classes)]
+        masks = "pixels" if args.masks else None
+        paths = dict(ann_file=args.source, img_prefix=args.images)
+        classes = tuple(args.classes) if args.classes else None
+        parts = [(args.source, dict(**paths, classes=classes, masks=masks))]
     problems = []
-    for ann_file, images, classes in sources:
-        print(f"{ann_file}, {images or 'images not read'}")
-        found = check_coco(ann_file, images, classes and tuple(classes))
+    for name, source in parts:
+        if source is None:
+            print(f"{shown(name)}: not checked, it is not in COCO's format")
+            continue
+        print(f"{shown(source['ann_file'])}, {shown(source['img_prefix']) or 'images not read'}")
+        found = check_coco(**source)
         report(found, args.show)
         problems += [problem for problem in found if problem.kind not in HARMLESS]
+    if not any(source for _, source in parts):
+        raise UserError("nothing was checked: only data sets in COCO's format can be")
     if problems:
         raise SystemExit(1)
 
 
-def of_config(dataset):
-    """Annotations, images and classes of a data set of a config."""
-    paths = list(data_paths(dataset))
-    annotations = [path for key, path in paths if key == "ann_file"]
-    folders = [path for key, path in paths if key == "img_prefix"]
-    while "dataset" in dataset:
-        dataset = dataset["dataset"]
-    for ann_file, images in zip(annotations, folders, strict=True):
-        yield ann_file, images, dataset.get("classes")
+def of_config(args: argparse.Namespace) -> Iterator[tuple[str, dict | None]]:
+    """The data sets of a config's splits."""
+    cfg = load_config(args.source, args.cfg_options)
+    metrics = (cfg.get("evaluation") or {}).get("metric") or ()
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    for split in args.split:
+        if not cfg.data.get(split):
+            raise UserError(f"--split {split}: the config has no data.{split}")
+        yield from sources(cfg.data[split], split == "train", metrics)
 
 
 def report(problems: list, shown: int) -> None:

@@ -4,5 +4,6 @@ COCO's data set is here too, for its evaluation.
 """
 
 from models_mm.datasets.coco import CocoDataset
+from models_mm.datasets.images import LoadImageFromFile
 
-__all__ = ["CocoDataset"]
+__all__ = ["CocoDataset", "LoadImageFromFile"]

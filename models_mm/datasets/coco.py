@@ -19,11 +19,11 @@ import hotcoco
 import numpy as np
 from mmcv.utils import print_log
 from mmdet.datasets import DATASETS
-from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
+from models_mm.datasets.loading import CheckedCocoDataset
 from models_mm.datasets.results import boxes_of, check_results, counting
 from models_mm.engine.cli import this_rank
 from models_mm.errors import UserError
@@ -38,7 +38,7 @@ STATISTICS = {name: place for place, name in enumerate(PRECISIONS + RECALLS)}
 
 
 @DATASETS.register_module(force=True)
-class CocoDataset(MMDetCocoDataset):
+class CocoDataset(CheckedCocoDataset):
     """mmdet's ``CocoDataset`` with labels by name and another evaluation.
 
     Attributes:

@@ -85,7 +85,8 @@ class Samples(Dataset):
                 except MemoryError:
                     raise
                 except Exception as error:  # whatever a library makes of a broken file
-                    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                    name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                    reason = f"{name}{error}".splitlines()[0]
                     replaced.append([name_of(self.dataset, index), reason])
                     flags = self.dataset.flag
                     index = int(np.random.choice(np.flatnonzero(flags == flags[index])))

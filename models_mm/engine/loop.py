@@ -19,6 +19,7 @@ from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
 from torch import nn
 from torch.utils.data import Dataset
 
+from models_mm.datasets.images import check_image_files
 from models_mm.datasets.samples import Batches, Samples
 from models_mm.engine import watchdog
 from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook, check_evaluation
@@ -116,6 +117,7 @@ def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | N
     if settings["samples_per_gpu"] > 1:
         cfg.data.val.pipeline = replace_ImageToTensor(cfg.data.val.pipeline)
     dataset = build_data(cfg.data.val, "val", dict(test_mode=True))
+    check_image_files(dataset)  # not after hours of training
     return loaders, Loader("data.val", dataset, settings, limit)
 
 

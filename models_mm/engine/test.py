@@ -20,6 +20,7 @@ from torch import nn
 
 from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.datasets.images import check_image_files
 from models_mm.engine import watchdog
 from models_mm.engine.cli import DictAction, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
@@ -183,6 +184,7 @@ def build_loader(cfg: Config) -> Loader:
         if settings["samples_per_gpu"] > 1:
             test.pipeline = replace_ImageToTensor(test.pipeline)
     dataset = build_data(cfg.data.test, "test")
+    check_image_files(dataset)
     return Loader("data.test", dataset, settings, watchdog.timeout_of(cfg))
 
 

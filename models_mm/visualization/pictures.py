@@ -10,6 +10,7 @@ import torch
 from matplotlib import colormaps
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from models_mm.datasets.images import check_size, read_image
 from models_mm.errors import UserError
 from models_mm.outputs import Outputs, files_of
 
@@ -49,8 +50,9 @@ def evenly(dataset, number: int) -> np.ndarray:
 
 def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarray:
     """The truth of an image on the left and the prediction on the right, BGR (H, W, 3)."""
-    name = dataset.data_infos[index]["filename"]
-    image = mmcv.imread(str(Path(dataset.img_prefix or "") / name))
+    path = Path(dataset.img_prefix or "") / dataset.data_infos[index]["filename"]
+    image = read_image(path)
+    check_size(str(path), image, dataset.data_infos[index])
     truth = draw(image, *true_objects(dataset, index), dataset.CLASSES)
     predicted = draw(image, *predicted_objects(result, score_thr), dataset.CLASSES)
     gap = np.full((image.shape[0], 8, 3), 255, np.uint8)

@@ -1,0 +1,304 @@
+"""The fields of COCO's annotation files: read safely, checked before anything relies on them.
+
+========================  ===========================================  ==========================
+field                     what it must be                              who needs it
+========================  ===========================================  ==========================
+images.id                 a whole number of any size, once             everything
+images.file_name          text that can be a file's name               whatever reads images
+images.width, .height     whole numbers from 1 on, as OpenCV reads     training, masks, pictures
+annotations.id            a whole number of any size, once             everything
+annotations.image_id      a whole number                               everything
+annotations.category_id   a whole number                               everything
+annotations.bbox          [x, y, width, height], finite numbers        everything
+annotations.area          a finite number (training leaves out <= 0)   training, evaluation
+annotations.iscrowd       0 or 1; 0 where it is missing                evaluation, pictures
+annotations.segmentation  polygons, or run lengths that fill the       models with masks, ``segm``,
+                          image; may be missing                        pictures
+categories.id             a whole number of any size, once             everything
+categories.name           text, once among the classes                 everything
+========================  ===========================================  ==========================
+
+Other fields are not looked at. ``loading.py`` is what training, evaluation, browsing and analysis
+read a file by; ``tools/check_dataset.py`` lists all that it refuses, and more. A test may do
+without the list of annotations.
+"""
+
+import collections
+import json
+import os
+import re
+import reprlib
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from models_mm.errors import UserError
+
+MAX_SIDE = 2**20  # pixels of an image that OpenCV reads; and how far away a coordinate may lie
+MAX_PIXELS = 2**30  # of such an image
+MAX_LENGTH = 2**22  # pixels along a polygon: pycocotools takes 80 bytes for each
+
+
+class Problem(NamedTuple):
+    """One finding: its kind, what it concerns, details, and the entry as (list, place) if any."""
+
+    kind: str
+    where: str
+    detail: str
+    entry: tuple[str, int] | None = None
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def shown(value) -> str:
+    """A value of a file for a message: short, in one line, and printable everywhere."""
+    if isinstance(value, str) and value.isprintable():
+        return value if len(value) <= 200 else f"{value[:100]}...{value[-20:]}"
+    try:
+        return _SHORT.repr(value).encode("ascii", "backslashreplace").decode()
+    except ValueError:  # Python refuses to print the largest numbers
+        return f"a {type(value).__name__} with a number of thousands of digits"
+
+
+def _whole(value) -> str | None:
+    return None if type(value) is int else "is not a whole number"
+
+
+def _side(value) -> str | None:
+    if type(value) is int and 1 <= value <= MAX_SIDE:
+        return None
+    return f"is not a whole number of pixels from 1 to {MAX_SIDE}"
+
+
+def _text(value) -> str | None:
+    if not isinstance(value, str) or not value:
+        return "is not a text"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "has characters that no file and no terminal takes (lone surrogates)"
+    return "has a zero byte" if "\0" in value else None
+
+
+def _number(value, limit: int) -> bool:
+    """Whether it is a number, neither NaN nor beyond the limit."""
+    return (type(value) is float or type(value) is int) and -limit <= value <= limit
+
+
+def _box(value) -> str | None:
+    if type(value) is list and len(value) == 4:
+        x, y, width, height = value
+        if (
+            _number(x, MAX_SIDE)
+            and _number(y, MAX_SIDE)
+            and _number(width, MAX_SIDE)
+            and _number(height, MAX_SIDE)
+        ):
+            return None
+    return f"is not x, y, width, height: four numbers of at most {MAX_SIDE}"
+
+
+def _area(value) -> str | None:
+    return None if _number(value, MAX_SIDE**2) else f"is not a number of at most {MAX_SIDE**2}"
+
+
+def _crowd(value) -> str | None:
+    # also True, False and 1.0, which all readers take alike
+    return None if isinstance(value, (int, float)) and value in (0, 1) else "is neither 0 nor 1"
+
+
+class Field(NamedTuple):
+    """A field of an entry: its name, what is wrong with a value if anything, whether it must be."""
+
+    name: str
+    fault: Callable[[object], str | None]
+    required: bool = True
+
+
+FIELDS = {
+    "images": (
+        Field("id", _whole),
+        Field("file_name", _text),
+        Field("width", _side),
+        Field("height", _side),
+    ),
+    "annotations": (
+        Field("id", _whole),
+        Field("image_id", _whole),
+        Field("category_id", _whole),
+        Field("bbox", _box),
+        Field("area", _area),
+        Field("iscrowd", _crowd, required=False),
+    ),
+    "categories": (Field("id", _whole), Field("name", _text)),
+}
+MISSING = object()
+
+
+def read(ann_file: str, testing: bool = False) -> dict:
+    """The content of an annotation file, with the three lists that it must have.
+
+    Args:
+        ann_file: annotations in COCO's format.
+        testing: the list of annotations may be missing, as in COCO's files of test images.
+
+    Raises:
+        UserError: the file is missing, no regular file, not JSON, or has not the lists.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(ann_file).st_mode):  # a pipe would be waited for without end
+            raise UserError(f"{ann_file} is not a file")
+        with open(ann_file, "rb") as file:
+            content = json.loads(file.read())
+    except OSError as error:
+        raise UserError(f"{ann_file} cannot be read: {error.strerror}") from error
+    except RecursionError as error:
+        raise UserError(f"{ann_file} is nested too deep for an annotation file") from error
+    except ValueError as error:  # no JSON, no text, or a number of thousands of digits
+        raise UserError(f"{ann_file} is not JSON: {error}") from error
+    for kind in FIELDS:
+        if testing and kind == "annotations" and isinstance(content, dict) and kind not in content:
+            continue
+        if not isinstance(content, dict) or not isinstance(content.get(kind), list):
+            raise UserError(f"{ann_file} is not in COCO's format: it has no list of {kind!r}")
+    return content
+
+
+def used_categories(content: dict, classes: tuple[str, ...] | None) -> frozenset:
+    """The ids of the categories that are used."""
+    categories = content["categories"]
+    return frozenset(c["id"] for c in categories if classes is None or c["name"] in classes)
+
+
+def field_problems(content: dict, classes: tuple[str, ...] | None = None) -> Iterator[Problem]:
+    """All fields that are not what they must be, masks left out, and ids that occur twice."""
+    for kind, fields in FIELDS.items():
+        for number, entry in enumerate(content.get(kind, ())):
+            if type(entry) is not dict:
+                detail = f"{shown(entry)} is not an object with fields"
+                yield Problem(f"bad {kind}", f"{kind}[{number}]", detail, (kind, number))
+                continue
+            for name, fault, required in fields:
+                value = entry.get(name, MISSING)
+                if value is MISSING:
+                    reason = f"{name}: missing" if required else None
+                else:
+                    reason = fault(value)
+                    if reason is not None:
+                        reason = f"{name}: {shown(value)} {reason}"
+                if reason is not None:
+                    yield Problem(f"bad {name}", place(kind, number, entry), reason, (kind, number))
+    for number, image in enumerate(content["images"]):
+        if type(image) is dict and not (_side(image.get("width")) or _side(image.get("height"))):
+            if image["width"] * image["height"] > MAX_PIXELS:
+                detail = f"width, height: more than {MAX_PIXELS} pixels"
+                where = place("images", number, image)
+                yield Problem("bad width", where, detail, ("images", number))
+    yield from duplicates(content, classes)
+
+
+def place(kind: str, number: int, entry: dict) -> str:
+    """How messages call an entry: its place in its list, and its id."""
+    return f"{kind}[{number}] (id {shown(entry['id'])})" if "id" in entry else f"{kind}[{number}]"
+
+
+def of_annotation(number: int, annotation: dict, field: str, reason: str) -> Problem:
+    """A problem of a field of an annotation."""
+    where = place("annotations", number, annotation)
+    return Problem(f"bad {field}", where, f"{field}: {reason}", ("annotations", number))
+
+
+def duplicates(content: dict, classes: tuple[str, ...] | None) -> Iterator[Problem]:
+    """Ids that occur twice in a list, and names of used categories that do."""
+    for kind in FIELDS:
+        entries = [entry for entry in content.get(kind, ()) if type(entry) is dict]
+        counts = collections.Counter(e["id"] for e in entries if type(e.get("id")) is int)
+        if len(counts) == len(entries):
+            continue
+        for key, count in counts.items():
+            if count > 1:
+                yield Problem("duplicated id", f"{kind} {shown(key)}", f"id: {count} times")
+    names = [c.get("name") for c in content["categories"] if type(c) is dict]
+    counts = collections.Counter(name for name in names if isinstance(name, str))
+    for name, count in counts.items():
+        if count > 1 and (classes is None or name in classes):
+            where = f"categories named {shown(name)}"
+            yield Problem("duplicated category", where, f"name: {count} times")
+
+
+def mask_fault(mask, image: dict, use: str = "pixels") -> str | None:
+    """What is wrong with a mask, if anything: pycocotools' C code trusts what it is given.
+
+    Args:
+        mask: an annotation's ``segmentation``.
+        image: its image's entry, whose width and height are known to be sound.
+        use: ``"pixels"``, or ``"polygons"`` where run lengths cannot be used.
+    """
+    if mask is None:
+        return "there is none"
+    if isinstance(mask, list):
+        if not mask:
+            return "no polygon"
+        return next(filter(None, map(_polygon_fault, mask)), None)
+    if not isinstance(mask, dict):
+        return f"{shown(mask)} is neither polygons nor run lengths"
+    if use == "polygons":
+        return "run lengths, where the config (poly2mask=False) needs polygons"
+    height, width = image["height"], image["width"]
+    size, counts = mask.get("size"), mask.get("counts")
+    if not isinstance(size, list) or [type(side) for side in size] != [int, int]:
+        return f"size {shown(size)} is not the height and the width"
+    if size != [height, width]:
+        return f"its size is {shown(size[1])}x{shown(size[0])} in an image of {width}x{height}"
+    if isinstance(counts, str):
+        counts = _run_lengths(counts)
+    elif not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
+        return f"counts {shown(counts)} are no run lengths"
+    if counts is None or len(counts) == 0 or min(counts) < 0 or sum(counts) != height * width:
+        return "its run lengths do not fill the image"
+    return None
+
+
+def _polygon_fault(polygon) -> str | None:
+    try:
+        # in C, and blind for NaN but for the sum
+        low, high, total = min(polygon), max(polygon), sum(polygon)
+        sound = type(polygon) is list and -MAX_SIDE <= low and high <= MAX_SIDE and total == total
+    except (TypeError, ValueError):
+        sound = polygon == []
+    if not sound:
+        return f"a polygon is not a list of numbers of at most {MAX_SIDE}"
+    number = len(polygon)
+    if number < 6 or number % 2:  # pycocotools takes four numbers for a box
+        return f"{number} numbers are no polygon"
+    if (high - low) * number > MAX_LENGTH:
+        steps = np.abs(np.diff(np.reshape(polygon, (-1, 2)), axis=0))
+        if steps.max(axis=1).sum() > MAX_LENGTH:
+            return f"a polygon is longer than {MAX_LENGTH} pixels"
+    return None
+
+
+_COUNTS = re.compile(r"(?:[P-o]{0,5}[0-O])+")  # one number: up to 6 characters, the last below P
+
+
+def _run_lengths(counts: str) -> list[int] | None:
+    """The numbers in COCO's compressed text, ``None`` if it is no such text.
+
+    A character holds 5 bits, the low ones first, and a sixth that says whether more follow; from
+    the fourth on, numbers are the difference to the last but one.
+    """
+    if not _COUNTS.fullmatch(counts):
+        return None
+    codes = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes < 32)
+    first = np.concatenate([[0], last[:-1] + 1])
+    digit = np.arange(len(codes)) - np.repeat(first, last - first + 1)
+    values = np.add.reduceat((codes & 31) << (5 * digit), first)
+    values -= ((codes[last] & 16) > 0).astype(np.int64) << (5 * (digit[last] + 1))  # the sign
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values.tolist()
