@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models_mm.engine import train as training
+from models_mm.engine.cli import explained_faults
 from models_mm.errors import UserError
 
 from .conftest import ROOT, TINY, checkpoint, differences, options
@@ -84,6 +85,32 @@ def test_no_image_at_all(data, run_tool, tmp_path):
     done = run_tool(*command, *options(data))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "error: 20 images in a row cannot be used, the last one" in done.stderr
+
+
+@pytest.mark.parametrize("spoil", [empty, Path.unlink])
+def test_a_missing_validation_image_is_named_before_the_training(data, tmp_path, spoil):
+    bad = sorted((data / "val2017").glob("*.jpg"))[2]
+    spoil(bad)
+    with pytest.raises(UserError, match=str(bad)):
+        training.main([TINY, "--work-dir", str(tmp_path / "w"), *options(data)])
+    assert not list((tmp_path / "w").glob("*.pth"))
+
+
+def as_text(file: Path) -> None:
+    file.write_text("404 Not Found")
+
+
+@pytest.mark.parametrize("spoil", [cut, as_text])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_validation_image_ends_the_evaluation_by_name(data, tmp_path, spoil, workers):
+    """After the checkpoint, so that nothing is lost."""
+    bad = sorted((data / "val2017").glob("*.jpg"))[2]
+    spoil(bad)
+    more = (f"data.val_dataloader.workers_per_gpu={workers}", "runner.max_epochs=1")
+    with pytest.raises(UserError) as error, explained_faults():
+        training.main([TINY, "--work-dir", str(tmp_path / "w"), *options(data, *more)])
+    assert str(bad) in str(error.value) and len(str(error.value).splitlines()) == 1
+    assert checkpoint(tmp_path / "w")["meta"]["epoch"] == 1
 
 
 def test_degenerate_boxes_alone(data, tmp_path):
