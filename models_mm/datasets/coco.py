@@ -50,10 +50,11 @@ class CocoDataset(CheckedCocoDataset):
         """mmdet's entries of all images; warns once of classes that the file of a test lacks.
 
         Raises:
-            UserError: a class is twice in the config or in the file; the file of a test has none.
+            UserError: a field is not what it must be; a class is twice in the config; the file of
+                a test has none of them.
         """
         infos = super().load_annotations(ann_file)
-        self.cat2label = labels_by_name(self.coco.dataset["categories"], self.CLASSES, ann_file)
+        self.cat2label = labels_by_name(self.coco.dataset["categories"], self.CLASSES)
         self.cat_ids = list(self.cat2label)
         labels = set(self.cat2label.values())
         lacking = [name for label, name in enumerate(self.CLASSES) if label not in labels]
@@ -93,7 +94,7 @@ class CocoDataset(CheckedCocoDataset):
 
         Raises:
             UserError: unknown engine; results that are not those of this data set; annotations
-                without a finite box and area.
+                without a mask that the metric needs.
             KeyError: unknown metric or item, or one that the results do not have.
         """
         if engine not in ENGINES:
@@ -278,8 +279,7 @@ class CocoDataset(CheckedCocoDataset):
         """Refuse annotations that cannot be evaluated; warn if there is none.
 
         Raises:
-            UserError: no annotations at all; one without a finite box or area, or, if masks are
-                evaluated, without a mask.
+            UserError: no annotations at all; one without a mask, if masks are evaluated.
         """
         if "annotations" not in self.coco.dataset:
             raise UserError(
@@ -290,7 +290,6 @@ class CocoDataset(CheckedCocoDataset):
         if not annotations:
             message = f"{self.ann_file} has no object of these classes: all metrics are -1"
             warnings.warn(message, stacklevel=2)
-        true_numbers(annotations, self.ann_file)
         for annotation in annotations if "segm" in metrics else ():
             if not annotation.get("segmentation"):
                 raise UserError(
@@ -301,16 +300,15 @@ class CocoDataset(CheckedCocoDataset):
     def truth(self, kind: str, images: dict, categories: dict) -> hotcoco.COCO:
         """The annotations, for hotcoco, with these numbers instead of the file's ids."""
         annotations = self.annotations()
-        boxes, areas = true_numbers(annotations, self.ann_file)
         sizes = [(number, self.coco.imgs[key]) for key, number in images.items()]
         return hotcoco.COCO.from_arrays(
             [{"id": n, "width": v["width"], "height": v["height"]} for n, v in sizes],
             [{"id": number, "name": str(number)} for number in categories.values()],
             [images[annotation["image_id"]] for annotation in annotations],
             [categories[annotation["category_id"]] for annotation in annotations],
-            boxes,
+            np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4),
             ids=list(range(1, len(annotations) + 1)),
-            area=areas,
+            area=np.array([a["area"] for a in annotations], np.float64),
             iscrowd=[bool(annotation.get("iscrowd")) for annotation in annotations],
             segmentation=[a["segmentation"] for a in annotations] if kind == "segm" else None,
         )
@@ -327,25 +325,16 @@ class CocoDataset(CheckedCocoDataset):
         return found
 
 
-def labels_by_name(categories: list[dict], classes, ann_file: str) -> dict:
+def labels_by_name(categories: list[dict], classes) -> dict:
     """The label of each category that is a class, in the order of the classes.
 
     Raises:
-        UserError: a name or an id of a class occurs twice.
+        UserError: a name is twice among the classes.
     """
     twice = sorted({str(name) for name in classes if list(classes).count(name) > 1})
     if twice:
         raise UserError(f"classes: {listed(twice)} twice")
-    ids: dict = {}
-    for category in categories:
-        name = category["name"]
-        if name in classes:
-            if name in ids or category["id"] in ids.values():
-                raise UserError(
-                    f"{ann_file}: category {name!r} (id {category['id']}) has the name or the id "
-                    "of another one; merge or rename them"
-                )
-            ids[name] = category["id"]
+    ids = {category["name"]: category["id"] for category in categories}
     return {ids[name]: label for label, name in enumerate(classes) if name in ids}
 
 
@@ -353,30 +342,6 @@ def listed(names: list[str], number: int = 8) -> str:
     """Names in a sentence; of many, the first ones and how many more."""
     rest = f" and {len(names) - number} more" if len(names) > number else ""
     return ", ".join(map(repr, names[:number])) + rest
-
-
-def true_numbers(annotations: list[dict], ann_file: str) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 4) of x, y, width, height and areas (n,) of annotations.
-
-    Raises:
-        UserError: the first annotation where they are missing or not finite.
-    """
-    with contextlib.suppress(KeyError, TypeError, ValueError):
-        boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-        areas = np.array([a["area"] for a in annotations], np.float64).reshape(-1)
-        if len(boxes) == len(areas) and np.isfinite(boxes).all() and np.isfinite(areas).all():
-            return boxes, areas
-    for annotation in annotations:
-        for key, size in (("bbox", 4), ("area", 1)):
-            value = annotation.get(key)
-            with contextlib.suppress(TypeError, ValueError):
-                if np.size(value) == size and np.isfinite(np.array(value, np.float64)).all():
-                    continue
-            raise UserError(
-                f"{ann_file}: annotation {annotation['id']}: {key} {value!r} cannot be evaluated; "
-                "tools/check_dataset.py names all faults"
-            )
-    raise UserError(f"{ann_file}: boxes or areas are not numbers")
 
 
 def accumulated(truth: hotcoco.COCO, found: hotcoco.COCO, params) -> dict:

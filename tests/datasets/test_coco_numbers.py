@@ -109,7 +109,7 @@ def test_proposals_without_a_category_of_id_one(tmp_path, engine):
 
 @pytest.mark.parametrize(
     "images",
-    [(2**53 + 1, 2**53), (2**62 + 1, 2**62 + 2), (-3, 0), ("b", "a"), (1.5, 0.5), (2**80, 5)],
+    [(2**53 + 1, 2**53), (2**62 + 1, 2**62 + 2), (-3, 0), (2**80, 5)],
 )
 @pytest.mark.parametrize("metric", ["bbox", "segm", "proposal"])
 def test_image_ids_keep_their_value(tmp_path, images, metric):
@@ -153,18 +153,18 @@ def test_detections_that_are_not_finite_do_not_count(tmp_path, engine, value, co
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bbox": [1, 2, float("nan"), 4]}, "annotation 1: bbox .1, 2, nan, 4."),
-        ({"bbox": [1, 2, 3]}, "annotation 1: bbox"),
-        ({"bbox": None}, "annotation 1: bbox None"),
-        ({"area": None}, "annotation 1: area None"),
-        ({"area": float("inf")}, "annotation 1: area inf"),
+        ({"bbox": [1, 2, float("nan"), 4]}, r"annotations.0. .id 1.: bbox: .1, 2, nan, 4."),
+        ({"bbox": [1, 2, 3]}, r"annotations.0. .id 1.: bbox:"),
+        ({"bbox": None}, r"annotations.0. .id 1.: bbox: None"),
+        ({"area": None}, r"annotations.0. .id 1.: area: None"),
+        ({"area": float("inf")}, r"annotations.0. .id 1.: area: inf"),
         ({"segmentation": []}, "annotation 1 has no segmentation"),
     ],
 )
 @pytest.mark.parametrize("engine", ENGINES)
 def test_annotations_that_cannot_be_evaluated_are_named(tmp_path, engine, fields, message):
-    dataset = opened(tmp_path, content_of(**fields))
     with pytest.raises(UserError, match=message):
+        dataset = opened(tmp_path, content_of(**fields))
         dataset.evaluate(with_masks(boxes()), ["bbox", "segm"], engine=engine)
 
 
@@ -207,7 +207,7 @@ def test_a_file_without_annotations_cannot_be_evaluated(tmp_path):
 @pytest.mark.parametrize(
     ("content", "classes", "message"),
     [
-        (content_of(["cat", "dog", "cat"]), NAMES, "category 'cat' .id 3. has the name"),
+        (content_of(["cat", "dog", "cat"]), NAMES, "categories named cat: name: 2 times"),
         (content_of(), ["cat", "dog", "cat"], "classes: 'cat' twice"),
         (content_of(), ["elk", "unicorn"], "has none of the classes 'elk', 'unicorn'"),
     ],

@@ -188,7 +188,7 @@ def draw_truth(rng: np.random.Generator) -> dict:
             "category_id": categories[rng.integers(len(categories))],
             "bbox": box,
             "area": float(rng.choice([box[2] * box[3], 1024, 9216, 0, 500, -3, 1e11])),
-            "iscrowd": int(rng.choice([0, 1, 2], p=[0.85, 0.12, 0.03])),
+            "iscrowd": int(rng.choice([0, 1], p=[0.85, 0.15])),
         }
         annotation["segmentation"] = draw_mask(rng, box, side)
         if rng.random() < 0.1:
