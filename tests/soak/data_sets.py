@@ -32,7 +32,7 @@ from mmdet.utils import compat_cfg
 from models_mm.datasets.check import HARMLESS, check_coco, sources
 from models_mm.engine.cli import explained_faults
 from models_mm.engine.configs import check_files, load_config
-from models_mm.engine.loop import train_detector
+from models_mm.engine.loop import start_loaders, train_detector
 from models_mm.engine.setup import build_data, build_model
 from models_mm.errors import UserError
 from models_mm.visualization.analysis import confusion_matrix, error_analysis
@@ -175,12 +175,12 @@ def train(kind: str, place: Path) -> None:
     (place / "work").mkdir()
     check_files(cfg, ("train", "val"))
     set_random_seed(0)
-    dataset = build_data(cfg.data.train, "train")
-    model = build_model(cfg)
-    model.CLASSES = dataset.CLASSES
-    model.init_weights()
     with explained_faults():
-        train_detector(model, [dataset], cfg, False, True, "log", {})
+        loaders, validation = start_loaders(cfg, validate=True)
+        model = build_model(cfg)
+        model.CLASSES = loaders[0].dataset.CLASSES
+        model.init_weights()
+        train_detector(model, loaders, validation, cfg, False, "log", {})
     logs = [json.loads(line) for line in (place / "work" / "log.log.json").open()]
     values = [v for log in logs for v in log.values() if isinstance(v, float)]
     assert np.isfinite(values).all(), logs
