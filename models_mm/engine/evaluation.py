@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable
 
 import mmcv
@@ -12,6 +13,7 @@ from mmdet.datasets import CustomDataset, VOCDataset
 from torch import nn
 from torch.utils.data import DataLoader
 
+from models_mm.checkpoints.runs import BEST
 from models_mm.datasets.coco import ENGINES, METRICS, STATISTICS, CocoDataset
 from models_mm.engine import watchdog
 from models_mm.engine.randomness import untouched
@@ -103,6 +105,13 @@ class Evaluates:
     def __init__(self, *args, pictures: int = 4, **kwargs):
         super().__init__(*args, **kwargs)
         self.pictures = pictures
+
+    def before_run(self, runner) -> None:
+        super().before_run(runner)
+        name = os.path.basename(getattr(self, "best_ckpt_path", None) or "")
+        if self.save_best:  # a checkpoint may come from elsewhere: only what lies here is replaced
+            here = os.path.join(self.out_dir, name)
+            self.best_ckpt_path = here if BEST.fullmatch(name) else None
 
     def _do_evaluate(self, runner) -> None:
         if not self._should_evaluate(runner):

@@ -1,6 +1,7 @@
 """mmcv's two runners, able to stop after any iteration and to go on there exactly."""
 
 import logging
+import math
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,6 +70,7 @@ class Resumable:
                 progress=dict(
                     inner_iter=inner,
                     world_size=self.world_size,
+                    samples_per_gpu=self.samples_per_gpu,
                     random_states=states,
                     attributes=ranks.gather(self.attributes()),
                     unevaluated=unevaluated,
@@ -136,15 +138,7 @@ class Resumable:
         }
         self.forget_others_best()
         progress = found.get("progress") or {"inner_iter": 0, "unevaluated": False}
-        before = progress.get("world_size", len(meta.get("gpu_ids", ())) or self.world_size)
-        if before != self.world_size:
-            share = before / self.world_size
-            self._iter = int(self._iter * share)
-            progress["inner_iter"] = int(progress["inner_iter"] * share)
-            self.logger.warning(
-                f"{before} processes have become {self.world_size}: the run goes on at the same "
-                "image, but is no longer the one that it would have been"
-            )
+        progress.setdefault("world_size", len(meta.get("gpu_ids", ())) or self.world_size)
         ema = {k: v for k, v in found["state_dict"].items() if k.startswith("ema_")}
         self._inner_iter = progress["inner_iter"]
         self.resumed = {**progress, "ema": ema}
@@ -170,7 +164,28 @@ class Resumable:
 
     def run(self, data_loaders: list, workflow: list, **kwargs) -> None:
         self.data_loader = data_loaders[0]  # an evaluation before the first epoch logs its length
+        self.samples_per_gpu = data_loaders[0].batches.batches.batch_size
+        if self.resumed:
+            self.translate_place(len(data_loaders[0]))
+        data_loaders[0].batches.start(*self.place())
         super().run(data_loaders, workflow, **kwargs)
+
+    def translate_place(self, length: int) -> None:
+        """Find the image at which to go on, if iterations had more or fewer images before.
+
+        Args:
+            length: iterations of an epoch now.
+        """
+        now = (self.world_size, self.samples_per_gpu)
+        before = (self.resumed["world_size"], self.resumed.get("samples_per_gpu", now[1]))
+        if before != now:
+            share = math.prod(before) / math.prod(now)
+            self._iter = int(self._iter * share)
+            self._inner_iter = int(self._inner_iter * share)
+            self.logger.warning(
+                f"{before[0]} processes x {before[1]} images have become {now[0]} x {now[1]}: the "
+                "run goes on at the same image, but is no longer the one that it would have been"
+            )
 
     def call_hook(self, fn_name: str) -> None:
         for hook in self._hooks:
@@ -196,14 +211,24 @@ class Resumable:
 class EpochRunner(Resumable, EpochBasedRunner):
     """``EpochBasedRunner`` that can start in the middle of an epoch."""
 
+    def translate_place(self, length: int) -> None:
+        super().translate_place(length)
+        self._inner_iter = min(self._inner_iter, length - 1)
+        # what schedules and the estimate of the end count by
+        self._iter = self._epoch * length + self._inner_iter
+
+    def place(self) -> tuple[int, int]:
+        """The epoch and the batch to go on with."""
+        return self.epoch, self._inner_iter if self.resumed else 0
+
     def train(self, data_loader, **kwargs) -> None:
         self.model.train()
         self.mode = "train"
         self.data_loader = data_loader
         self._max_iters = self._max_epochs * len(data_loader)
-        first = self._inner_iter if self.resumed else 0
+        epoch, first = self.place()
         self.resumed = None
-        data_loader.batches.start(self.epoch, first)
+        data_loader.batches.start(epoch, first)
         self.call_hook("before_train_epoch")
         for i, self.data_batch in enumerate(data_loader, first):
             self._inner_iter = i
@@ -221,9 +246,9 @@ class EpochRunner(Resumable, EpochBasedRunner):
 class IterRunner(Resumable, IterBasedRunner):
     """``IterBasedRunner`` that starts at the batch of its iteration."""
 
-    def run(self, data_loaders, workflow, **kwargs) -> None:
-        data_loaders[0].batches.start(0, self.iter)
-        super().run(data_loaders, workflow, **kwargs)
+    def place(self) -> tuple[int, int]:
+        """All iterations are of one epoch without an end."""
+        return 0, self.iter
 
     def train(self, data_loader, **kwargs) -> None:
         self.resumed = None

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 
-import mmcv
 from mmcv import Config
 from mmcv.cnn.utils import revert_sync_batchnorm
 from mmcv.runner import get_dist_info, init_dist
@@ -16,7 +15,7 @@ from mmdet.models import build_detector
 from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
-from models_mm.engine import liveness, preemption, watchdog
+from models_mm.engine import liveness, preemption, watchdog, work_dirs
 from models_mm.engine.configs import data_paths, find_config
 from models_mm.engine.execution import prepare_execution, settle_precision
 from models_mm.errors import UserError
@@ -63,7 +62,7 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
         init_dist(args.launcher, **process_group(cfg))
         cfg.gpu_ids = range(get_dist_info()[1])
     if get_dist_info()[0] == 0:
-        mmcv.mkdir_or_exist(os.path.abspath(cfg.work_dir))
+        work_dirs.make(cfg.work_dir)
     return distributed
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import socket
 import time
+from pathlib import Path
 
 import torch.distributed as dist
 from mmcv import Config
@@ -16,9 +17,10 @@ from mmdet.utils import collect_env, get_root_logger
 from models_mm.checkpoints import load_for_finetuning
 from models_mm.checkpoints.files import is_url
 from models_mm.checkpoints.runs import find_newest, read_meta
-from models_mm.engine import ranks, watchdog
+from models_mm.engine import ranks, watchdog, work_dirs
 from models_mm.engine.cli import DictAction, add_common_options, parse
-from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.config_changes import check_changes
+from models_mm.engine.configs import check_files, find_config, load_config
 from models_mm.engine.loop import start_loaders, train_detector
 from models_mm.engine.randomness import seeded
 from models_mm.engine.setup import build_model, join, prepare
@@ -35,6 +37,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--resume-from", metavar="FILE", help="checkpoint to continue from")
     parser.add_argument(
         "--auto-resume", action="store_true", help="continue from the newest checkpoint, if any"
+    )
+    parser.add_argument(
+        "--allow-config-changes",
+        action="store_true",
+        help="go on from a checkpoint whose run had another model, data, optimizer or schedule",
     )
     parser.add_argument(
         "--no-validate", action="store_true", help="do not evaluate during training"
@@ -86,6 +93,16 @@ def main(argv: list[str] | None = None) -> None:
         loaders, validation = start_loaders(cfg, not args.no_validate)
     distributed = join(cfg, args)
 
+    with work_dirs.held(cfg.work_dir):
+        train(cfg, args, loaders, validation, distributed)
+    for loader in filter(None, (*loaders, validation)):
+        loader.close()
+    if distributed:
+        dist.destroy_process_group()
+
+
+def train(cfg: Config, args: argparse.Namespace, loaders, validation, distributed: bool) -> None:
+    """Train in the config's work dir, which rank 0 holds; every rank calls it."""
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     logger, environment = start_log(cfg, args.config, timestamp)
     before = resume_point(cfg, args.auto_resume, logger)
@@ -94,6 +111,9 @@ def main(argv: list[str] | None = None) -> None:
         cfg.seed += get_dist_info()[0]
     set_random_seed(cfg.seed, deterministic=args.deterministic)
     logger.info(f"Random seed {cfg.seed}, deterministic: {args.deterministic}")
+    config = cfg.pretty_text
+    if before:
+        check_changes(before, config, args.seed, args.allow_config_changes, logger)
 
     model = build_model(cfg)
     model.CLASSES = loaders[0].dataset.CLASSES
@@ -105,11 +125,12 @@ def main(argv: list[str] | None = None) -> None:
 
     meta = dict(
         env_info=environment,
-        config=cfg.pretty_text,
+        config=config,
         seed=cfg.seed,
         exp_name=os.path.basename(args.config),
         mmdet_version=mmdet_version + get_git_hash()[:7],
         CLASSES=model.CLASSES,
+        **work_dirs.settle_run(cfg, before, logger),
     )
     watchdog.start(cfg)
     try:
@@ -126,10 +147,6 @@ def main(argv: list[str] | None = None) -> None:
         watchdog.stop()
         raise
     watchdog.stop()
-    for loader in filter(None, (*loaders, validation)):
-        loader.close()
-    if distributed:
-        dist.destroy_process_group()
 
 
 def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
@@ -161,7 +178,7 @@ def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
 def start_log(cfg: Config, config_path: str, timestamp: str):
     """Open the run's log and leave the full config beside it; returns logger and environment."""
     if get_dist_info()[0] == 0:
-        cfg.dump(os.path.join(cfg.work_dir, os.path.basename(config_path)))
+        leave_config(cfg, config_path)
     if dist.is_initialized():
         dist.barrier()  # rank 0 makes the folder that all write to
     logger = get_root_logger(os.path.join(cfg.work_dir, f"{timestamp}.log"), cfg.log_level)
@@ -169,3 +186,12 @@ def start_log(cfg: Config, config_path: str, timestamp: str):
     logger.info(f"Environment:\n{environment}\n")
     logger.info(f"Config:\n{cfg.pretty_text}")
     return logger, environment
+
+
+def leave_config(cfg: Config, config_path: str) -> None:
+    """Write the full config into the work dir, unless that is where the config itself lies."""
+    path = Path(cfg.work_dir) / Path(config_path).name
+    if path.is_symlink():
+        path.unlink()
+    if not (path.exists() and path.samefile(find_config(config_path))):
+        cfg.dump(str(path))

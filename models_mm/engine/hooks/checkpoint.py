@@ -94,14 +94,15 @@ class ExactCheckpointHook(Hook):
             unevaluated=any(_evaluates_now(hook, runner, epoch_ended) for hook in runner.hooks),
         )
         messages = {**runner.meta.get("hook_msgs", {}), "last_ckpt": str(path)}
+        written = runner.meta.get("written", 0) + 1
         if runner.rank == 0:
             with watchdog.paused(f"writing {name}"):
                 check_finite(snapshot["state_dict"], runner)
-                snapshot["meta"] = {**snapshot["meta"], "hook_msgs": messages}
+                snapshot["meta"] |= {"hook_msgs": messages, "written": written}
                 write_checkpoint(snapshot, path)
                 point_latest(path)
-                prune(runner.work_dir, self.max_keep_ckpts)
-        runner.meta["hook_msgs"] = messages
+                prune(runner.work_dir, self.max_keep_ckpts, runner.meta.get("run"))
+        runner.meta |= {"hook_msgs": messages, "written": written}
         watchdog.meet(f"checkpoint {name}")
         self.written = time.monotonic()
         runner.logger.info(f"wrote {path}")
@@ -188,8 +189,8 @@ class ResumeHook(Hook):
                 setattr(runner, counter, getattr(runner, counter) - 1)
                 runner.mode = "train"
                 hook._do_evaluate(runner)
+                for logger in runner.hooks:
+                    if isinstance(logger, LoggerHook) and runner.log_buffer.ready:
+                        logger.log(runner)
+                runner.log_buffer.clear_output()
                 setattr(runner, counter, getattr(runner, counter) + 1)
-        for hook in runner.hooks:
-            if isinstance(hook, LoggerHook) and runner.log_buffer.ready:
-                hook.log(runner)
-        runner.log_buffer.clear_output()
