@@ -206,12 +206,15 @@ def point_latest(path: Path) -> None:
     latest = path.with_name("latest.pth")
     temporary = temporary_name(latest)
     try:
-        temporary.symlink_to(path.name)
-    except OSError:  # a file system without links
-        with replacing(latest) as file, open_regular(path) as source:
-            shutil.copyfileobj(source, file)
-        return
-    os.replace(temporary, latest)
+        try:
+            temporary.symlink_to(path.name)
+        except OSError:  # a file system without links
+            with replacing(latest) as file, open_regular(path) as source:
+                shutil.copyfileobj(source, file)
+            return
+        os.replace(temporary, latest)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
