@@ -154,6 +154,7 @@ def test_resuming_goes_on_where_the_run_ended(demo_data, run_tool, trained, tmp_
     """--resume-from continues epoch, iteration and optimizer; --auto-resume finds the newest."""
     checkpoint = torch.load(trained / "latest.pth", weights_only=True)
     common = (ROOT / "tools/train.py", CONFIG, "--work-dir", tmp_path, "--no-validate")
+    common += ("--allow-config-changes",)  # the schedule becomes longer
     more = options(demo_data, "runner.max_epochs=2")
     done = run_tool(*common, "--resume-from", trained / "latest.pth", *more)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
