@@ -147,7 +147,8 @@ def test_weights_that_are_not_finite_are_not_written(data, tmp_path):
         UserError, match="is not finite any more at iteration .*nothing was written"
     ):
         more = ("runner.max_epochs=3", "checkpoint_config.iterations=1")
-        train(data, tmp_path / "w", *more, arguments=["--auto-resume"])
+        longer = ["--auto-resume", "--allow-config-changes"]
+        train(data, tmp_path / "w", *more, arguments=longer)
     weights = checkpoint(tmp_path / "w")["state_dict"].values()
     assert all(torch.isfinite(value).all() for value in weights)
 
