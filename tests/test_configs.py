@@ -18,12 +18,21 @@ from mmdet.models import build_detector
 
 from models_mm.engine.configs import ROOT, load_config, pretrained_files
 
+from .backbones.golden import LARGE, VARIANTS
+
 MMDET_CONFIGS = Path(__import__("mmdet").__file__).parent / ".mim" / "configs"
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "configs").rglob("*.py")
     if "_base_" not in path.parts
 )
+LARGE_TYPES = {VARIANTS[name]["type"] for name in LARGE}
+CASES = [
+    pytest.param(path, marks=pytest.mark.slow)
+    if any(f"_{name}_fpn_" in path for name in LARGE_TYPES)
+    else path
+    for path in CONFIGS
+]
 # variants whose published files have another name
 PUBLISHED_AS = {"dfvt_t": "DFvT_tiny", "dfvt_s": "DFvT_small", "dfvt_b": "DFvT_base"}
 
@@ -64,7 +73,7 @@ def batch_of(cfg: Config, size: int = 2) -> dict:
     return collate([dataset[i] for i in range(size)], samples_per_gpu=size)
 
 
-@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("path", CASES)
 def test_config_builds_steps_and_infers(path, demo_data, coco_data):
     torch.manual_seed(0)
     cfg = small(path, data_of(path, demo_data, coco_data))

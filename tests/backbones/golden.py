@@ -4,6 +4,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from mmdet.models import build_backbone
 from torch import Tensor, nn
@@ -37,6 +38,16 @@ VARIANTS = {
     "kw1x_mobilenetv2": {"type": "kw1x_mobilenetv2"},
     "kw4x_mobilenetv2": {"type": "kw4x_mobilenetv2"},
 }
+
+# Too large for a tier that people wait for. Each has a smaller sibling of the same code beside it.
+LARGE = {"biformer_b", "recnext_m4", "recnext_m5", "recnext_a4", "recnext_a5", "dfvt_b"}
+LARGE |= {"mpvit_xs", "mpvit_s", "mpvit_b", "kw4x_resnet50", "kw4x_mobilenetv2"}
+
+
+def cases(names) -> list:
+    """Variants as pytest's parameters; large ones run in the slow tier."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in names]
+
 
 # Golden values of a network that mmdet's own class computes: tests/checkpoints/ has them.
 OF_MMDET = {"mobilenetv2"}

@@ -8,7 +8,7 @@ from mmdet.models import build_backbone
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .golden import VARIANTS, build, fill_weights, images
+from .golden import VARIANTS, build, cases, fill_weights, images
 
 FUSE_TOLERANCE = 1e-10  # relative, float64
 # Networks that make their kernels out of their inputs enlarge rounding errors: an image changed by
@@ -25,7 +25,7 @@ CLASSIFIER = ("fc.", "classifier.")
 CELLS = "warehouse_manager."
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=cases(VARIANTS))
 def name(request):
     return request.param
 
