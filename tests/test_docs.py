@@ -38,6 +38,7 @@ def checkout(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_following_the_docs(checkout):
     said = {name: follow(commands(fences(f"docs/{name}.md"), checkout), checkout) for name in DOCS}
     assert "everything is in order" in said["getting_started"][0]
@@ -50,6 +51,7 @@ def test_following_the_docs(checkout):
         assert cv2.imread(str(checkout / name)).std() > 10
 
 
+@pytest.mark.slow
 def test_following_the_readme(checkout, coco_data):
     """All but Slurm's commands, which tests/slurm types, with the files that it tells to put."""
     (checkout / "data").mkdir()

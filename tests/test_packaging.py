@@ -34,6 +34,7 @@ def installed(tmp_path_factory) -> Path:
     return work / "site"
 
 
+@pytest.mark.slow
 def test_the_installed_tools_train_and_test(installed, run_tool, demo_data, tmp_path):
     """From an empty folder, by the scripts that came with the package."""
     mim = installed / "models_mm" / ".mim"

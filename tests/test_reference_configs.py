@@ -115,6 +115,7 @@ def test_what_no_published_dfvt_has_is_refused(change):
         build_backbone({**DFVT, **change})
 
 
+@pytest.mark.slow
 def test_their_command_line(run_tool, tmp_path, coco_data):
     """tools/dist_train.sh with their options, from their kind of config."""
     config = write_config(tmp_path / "config.py", *BACKBONES["dfvt"])

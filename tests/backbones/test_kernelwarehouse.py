@@ -52,7 +52,14 @@ def results(function, model, x):
 
 
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["kw1x_resnet50", "kw1x_mobilenetv2", "kw1x_convnext_t"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kw1x_mobilenetv2",
+        pytest.param("kw1x_resnet50", marks=pytest.mark.slow),
+        pytest.param("kw1x_convnext_t", marks=pytest.mark.slow),
+    ],
+)
 def test_outputs_and_gradients_are_those_of_the_direct_formulation(name, training):
     model = fill_weights(build(name, drop_path_rate=0.0)).train(training)
     for module in model.modules():
@@ -86,6 +93,7 @@ def test_images_of_a_batch_do_not_meet(name):
         assert (a - e).abs().max() <= 1e-8 * e.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 34, 101, 152])
 def test_other_depths(depth):
     model = KW_ResNet(depth, norm_eval=True)

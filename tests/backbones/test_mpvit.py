@@ -9,7 +9,7 @@ from torch import nn
 
 from models_mm.backbones.mpvit import MPViT
 
-from .golden import build, fill_weights, images
+from .golden import build, cases, fill_weights, images
 
 TOLERANCE = 1e-10
 SMALL = dict(widths=(16, 24, 40, 48), layers=(1, 2, 2, 1), paths=(2, 3, 1, 2))
@@ -56,7 +56,7 @@ def test_outputs_and_gradients_are_those_of_the_direct_formulation(size, trainin
     assert_close(statistics.values(), [v for k, v in model.state_dict().items() if "running" in k])
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", cases(COUNTS))
 @torch.inference_mode()
 def test_odd_size_of_the_published_variants(name):
     model = fill_weights(build(name)).eval()

@@ -81,6 +81,7 @@ def as_arrays(entries):
     return {key: value.numpy() for key, value in entries.items()}
 
 
+@pytest.mark.slow
 def test_tool(case, run_tool, tmp_path):
     detector, entries = case
     extras = {
@@ -305,6 +306,7 @@ def assert_same_detections(per_class, boxes, scores, classes, tolerance=2e-3):
             assert ((distance[:, :4].max(1) < tolerance) & (distance[:, 4] < 1e-4)).any()
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_retinanet_detects_what_detectron2_does(retinanet_entries, tmp_path):
     entries = dict(retinanet_entries)
@@ -323,6 +325,7 @@ def test_retinanet_detects_what_detectron2_does(retinanet_entries, tmp_path):
         assert_same_detections(model.simple_test(image(), [META], rescale=True)[0], *expected)
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_mask_rcnn_detects_what_detectron2_does(mask_rcnn_entries, tmp_path):
     entries = dict(mask_rcnn_entries)
@@ -384,6 +387,7 @@ def test_p7_looks_at_what_is_positive_in_p6(retinanet_entries, tmp_path):
     assert torch.equal(p7, bias.expand_as(p7))
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_flattening_and_background(mask_rcnn_entries, tmp_path):
     entries = dict(mask_rcnn_entries)

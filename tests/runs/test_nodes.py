@@ -44,6 +44,7 @@ def uninterrupted(demo_data, run_tool, tmp_path_factory) -> Path:
     return work
 
 
+@pytest.mark.slow
 def test_two_nodes_restart_from_the_last_checkpoint(demo_data, uninterrupted, start_tool, tmp_path):
     """MAX_RESTARTS: a killed rank costs a restart, and the end is the same."""
     more = ("runner.max_epochs=60", "checkpoint_config.interval=60")
@@ -70,6 +71,7 @@ def test_a_dead_rank_is_named_on_every_node(demo_data, start_tool, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_hanging_rank_is_named_within_the_timeout(demo_data, start_tool, tmp_path, rank):
     """A stopped process stands for a dead node or a file system that hangs."""

@@ -163,6 +163,7 @@ def train_small(demo_data, run_tool, tmp_path):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on CPUs needs a compiler")
 def test_compiled_training(train_small, tmp_path):
     for name, more in (("compiled", ["compile=True"]), ("plain", [])):

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_direct_form_beside_the_package(run_tool, tmp_path):
     out = tmp_path / "figures.json"
     done = run_tool(

@@ -22,6 +22,7 @@ def test_every_option_of_mmdet_is_there(tool):
     assert "--local-rank" in ours  # what torch.distributed.launch passes today
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", TOOLS)
 def test_help(run_tool, tool, tmp_path):
     """From any folder, without the package installed for it."""

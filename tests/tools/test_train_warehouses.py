@@ -1,5 +1,7 @@
 """A detector with kernel warehouses in two processes, by the real script, as its config stands."""
 
+import pytest
+
 import models_mm  # isort: skip  # noqa: F401  (before mmdet, which needs it)
 
 import json
@@ -31,6 +33,7 @@ data = dict(
 """
 
 
+@pytest.mark.slow
 def test_two_processes_without_find_unused_parameters(run_tool, coco_data, tmp_path):
     base = ROOT / "configs/kernelwarehouse/faster_rcnn_kw1x_mobilenetv2_fpn_1x_coco.py"
     config = tmp_path / "small.py"
