@@ -1,13 +1,12 @@
 """A detector with kernel warehouses in two processes, by the real script, as its config stands."""
 
-import pytest
-
 import models_mm  # isort: skip  # noqa: F401  (before mmdet, which needs it)
 
 import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from mmdet.models import build_backbone
 
