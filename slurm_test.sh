@@ -10,9 +10,12 @@ root=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 source "$root/tools/python.sh"
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-8}
+CPUS_PER_TASK=${CPUS_PER_TASK:-5}
+positive GPUS GPUS_PER_NODE CPUS_PER_TASK
+config_exists "$3"
 if [ "$GPUS" -lt "$GPUS_PER_NODE" ]; then GPUS_PER_NODE=$GPUS; fi
 # SRUN_ARGS holds several words
 # shellcheck disable=SC2086
 exec srun -p "$1" --job-name="$2" --gres="gpu:$GPUS_PER_NODE" --ntasks="$GPUS" \
-    --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 \
+    --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="$CPUS_PER_TASK" --kill-on-bad-exit=1 \
     ${SRUN_ARGS:-} "$PYTHON" -u "$root/tools/test.py" "$3" "$4" --launcher=slurm "${@:5}"

@@ -1,5 +1,8 @@
 """Errors that are the user's to mend: one clear message, no traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something outside the program is wrong; the message names it and the way out."""
@@ -11,3 +14,9 @@ class CheckpointError(UserError):
 
 class Preempted(Exception):
     """The run was asked to end, and has written all that it needs to go on."""
+
+
+def did_you_mean(name: object, known: Iterable[str], before: str = "") -> str:
+    """The end of a message about a name that is not among the known ones: the nearest of them."""
+    similar = difflib.get_close_matches(str(name), [str(other) for other in known], n=1)
+    return f"; did you mean {before}{similar[0]}?" if similar else ""

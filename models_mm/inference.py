@@ -21,6 +21,7 @@ from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.datasets import images
 from models_mm.engine.configs import load_config
 from models_mm.engine.execution import settle_precision
+from models_mm.engine.settings import check_settings
 from models_mm.engine.test import load_model
 from models_mm.errors import UserError
 from models_mm.visualization.pictures import draw, predicted_objects
@@ -88,7 +89,9 @@ class Detector:
         config, checkpoint = str(config), str(checkpoint)
         if not is_url(checkpoint) and not Path(checkpoint).expanduser().is_file():
             raise UserError(missing_file_message(checkpoint))
-        cfg = compat_cfg(load_config(config, overrides))
+        cfg = load_config(config, overrides)
+        check_settings(cfg, ("test",))
+        cfg = compat_cfg(cfg)
         device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         cfg.device = device.type
         settle_precision(cfg)
@@ -140,6 +143,8 @@ def usable(name: str) -> torch.device:
     Raises:
         UserError: there is none of that name here.
     """
+    if name.startswith("meta"):
+        raise UserError(f"device {name} computes nothing (`cpu` works everywhere)")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter: PyTorch built without CUDA

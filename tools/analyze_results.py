@@ -7,29 +7,31 @@ would be if errors were forgiven one kind after the other: C75, C50 (IoU), Loc (
 (classes of one supercategory), Oth (any class), BG (background), FN (what is missed).
 """
 
-import argparse
 from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import matplotlib
 
-from models_mm.engine.cli import OVERRIDE_HELP, DictAction, run
+from models_mm.engine.cli import OVERRIDE_HELP, Parser, run
 from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.kinds import SCORE, output_folder
+from models_mm.engine.overrides import DictAction
 from models_mm.engine.results import load_results
+from models_mm.engine.settings import check_settings
 from models_mm.engine.setup import build_data
 from models_mm.visualization.analysis import confusion_matrix, error_analysis
 
 
 def main() -> None:
     """Analyse as the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("config", help="config of the tested detector")
     parser.add_argument("results", metavar="RESULTS.pkl", help="what tools/test.py --out wrote")
-    parser.add_argument("--out", default="analysis", help="folder (default: %(default)s)")
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="of the confusion matrix (%(default)s)"
+        "--out", type=output_folder, default="analysis", help="folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--score-thr", type=SCORE, default=0.3, help="of the confusion matrix (%(default)s)"
     )
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
@@ -37,6 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     matplotlib.use("Agg")
     cfg = load_config(args.config, args.cfg_options)
+    check_settings(cfg, ("test",))
     check_files(cfg, ("test",))
     dataset = build_data(cfg.data.test, "test", dict(test_mode=True))
     results = load_results(args.results, dataset)

@@ -33,9 +33,12 @@ from mmdet.models import BACKBONES, build_backbone, build_detector
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from models_mm.engine.cli import run
+from models_mm.engine.cli import Parser, run
 from models_mm.engine.configs import load_config
-from models_mm.errors import UserError
+from models_mm.engine.kinds import output_file, whole_option
+from models_mm.engine.setup import built
+from models_mm.errors import UserError, did_you_mean
+from models_mm.inference import usable
 from models_mm.outputs import refuse_input
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -88,10 +91,11 @@ class Candidate:
         if name.endswith(".py"):
             cfg = load_config(name)
             cfg.model.backbone.init_cfg = None
-            return build_detector(cfg.model)
+            return built("model", lambda: build_detector(cfg.model))
         if BACKBONES.get(name) is None:
-            raise UserError(f"{name}: neither a config (.py) nor the name of a backbone")
-        return build_backbone(dict(type=name))
+            hint = did_you_mean(name, BACKBONES.module_dict)
+            raise UserError(f"{name}: neither a config (.py) nor the name of a backbone{hint}")
+        return built(name, lambda: build_backbone(dict(type=name)))
 
     @staticmethod
     def _build_direct(name: str) -> nn.Module:
@@ -215,19 +219,20 @@ def peak_memory_in_fresh_process(target: str, mode: str) -> float:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("targets", nargs="+", help="config or backbone, [:fused|:direct|:compiled]")
-    parser.add_argument("--shape", type=int, nargs=2, default=(512, 512), metavar=("H", "W"))
-    parser.add_argument("--batch", type=int, default=1)
+    side, count = whole_option(1, 10_000), whole_option(1, 4096)
+    parser.add_argument("--shape", type=side, nargs=2, default=(512, 512), metavar=("H", "W"))
+    parser.add_argument("--batch", type=count, default=1)
     parser.add_argument("--mode", choices=MODES, nargs="+", default=["infer"])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=count, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="by autocast")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=count, help="CPU threads (default: all cores)")
     parser.add_argument("--no-memory", action="store_true", help="skip peak memory (it is slow)")
-    parser.add_argument("--out", metavar="FILE.json", help="write the figures there too")
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE.json", help="write the figures there too"
+    )
     parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -235,6 +240,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Measure and print a table."""
     args = parse_args()
+    usable(args.device)
+    repeated = {target for target in args.targets if args.targets.count(target) > 1}
+    if repeated:
+        raise UserError(f"given twice: {', '.join(sorted(repeated))}")
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
     if args.peak_of:
         target, mode = args.peak_of

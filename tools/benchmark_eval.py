@@ -32,7 +32,8 @@ from pycocotools.cocoeval import COCOeval
 
 import models_mm.datasets.coco as fast_coco
 from models_mm.datasets.check import read
-from models_mm.engine.cli import run
+from models_mm.engine.cli import Parser, run
+from models_mm.engine.kinds import SEED, option, output_file, whole_option
 from models_mm.engine.results import encode_masks
 from models_mm.errors import UserError
 from models_mm.outputs import refuse_input
@@ -187,17 +188,18 @@ def measure_masks(number: int) -> list[dict]:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
+    count = whole_option(1, 1_000_000)
     parser.add_argument("--ann", help="annotation file of the truth (default: drawn)")
-    parser.add_argument("--images", type=int, default=5000, help="drawn images (%(default)s)")
-    parser.add_argument("--classes", type=int, default=80, help="drawn classes (%(default)s)")
-    parser.add_argument("--detections", type=int, default=100, help="an image (%(default)s)")
+    parser.add_argument("--images", type=count, default=5000, help="drawn images (%(default)s)")
+    parser.add_argument("--classes", type=count, default=80, help="drawn classes (%(default)s)")
+    parser.add_argument("--detections", type=count, default=100, help="an image (%(default)s)")
     parser.add_argument("--metrics", nargs="+", choices=["bbox", "segm"], default=["bbox", "segm"])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES[:2]))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", metavar="FILE.json", help="write the figures there too")
+    parser.add_argument("--seed", type=option(SEED, int), default=0)
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE.json", help="write the figures there too"
+    )
     return parser.parse_args()
 
 

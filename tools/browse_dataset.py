@@ -1,32 +1,41 @@
 """Draw the training data as the model sees it: after all augmentation, with its boxes and masks."""
 
-import argparse
-
 import _checkout  # noqa: F401  isort: skip
-from models_mm.engine.cli import OVERRIDE_HELP, DictAction, run
+from models_mm.engine.cli import OVERRIDE_HELP, Parser, run
 from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.kinds import SEED, option, picture_file, whole_option
+from models_mm.engine.overrides import DictAction
+from models_mm.engine.settings import check_settings
 from models_mm.engine.setup import build_data
 from models_mm.visualization.samples import draw_samples
 
 
 def main() -> None:
     """Draw as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("config", help="config of a training")
-    parser.add_argument("--out", default="samples.png", help="picture (default: %(default)s)")
-    parser.add_argument("--number", type=int, default=4, help="images (default: %(default)s)")
     parser.add_argument(
-        "--draws", type=int, default=3, help="draws of each image (default: %(default)s)"
+        "--out", type=picture_file, default="samples.png", help="picture (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="other draws (default: %(default)s)")
+    parser.add_argument(
+        "--number", type=whole_option(1, 1000), default=4, help="images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--draws",
+        type=whole_option(1, 1000),
+        default=3,
+        help="draws of each image (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=option(SEED, int), default=0, help="other draws (default: %(default)s)"
+    )
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
     )
     args = parser.parse_args()
-    if min(args.number, args.draws) < 1:
-        parser.error("--number and --draws: 1 or more")
     cfg = load_config(args.config, args.cfg_options)
     cfg.model = {}  # no weights are needed
+    check_settings(cfg, ("train",))
     check_files(cfg, ("train",))
     dataset = build_data(cfg.data.train, "train")
     print(draw_samples(dataset, args.out, args.number, args.draws, args.seed))

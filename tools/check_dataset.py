@@ -12,26 +12,35 @@ from collections.abc import Iterator
 import _checkout  # noqa: F401  isort: skip
 from models_mm.datasets.check import HARMLESS, check_coco, sources
 from models_mm.datasets.fields import shown
-from models_mm.engine.cli import DictAction, run
+from models_mm.engine.cli import Parser, run
 from models_mm.engine.configs import load_config
+from models_mm.engine.kinds import whole_option
+from models_mm.engine.overrides import DictAction
+from models_mm.engine.settings import check_settings
 from models_mm.errors import UserError
 
 
 def main() -> None:
     """Check as the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("source", metavar="ANNOTATIONS.json|CONFIG")
     parser.add_argument("images", nargs="?", default="", help="folder of the images")
     parser.add_argument("--classes", nargs="+", help="names that are to be trained")
-    parser.add_argument("--split", nargs="+", default=["train", "val"], help="of a config's data")
-    parser.add_argument("--show", type=int, default=10, help="findings shown of a kind (10)")
+    parser.add_argument(
+        "--split", nargs="+", choices=["train", "val", "test"], help="of a config (train val)"
+    )
+    parser.add_argument(
+        "--show", type=whole_option(0), default=10, help="findings shown of a kind (10)"
+    )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE")
     parser.add_argument("--masks", action="store_true", help="masks are to be trained")
     args = parser.parse_args()
     if args.source.endswith(".py"):
+        if args.images or args.classes or args.masks:
+            parser.error("a config names images, classes and masks (--cfg-options changes them)")
         parts = list(of_config(args))
+    elif args.split or args.cfg_options:
+        parser.error("--split and --cfg-options are for configs (.py)")
     else:
         masks = "pixels" if args.masks else None
         paths = dict(ann_file=args.source, img_prefix=args.images)
@@ -55,11 +64,14 @@ def main() -> None:
 def of_config(args: argparse.Namespace) -> Iterator[tuple[str, dict | None]]:
     """The data sets of a config's splits."""
     cfg = load_config(args.source, args.cfg_options)
-    metrics = (cfg.get("evaluation") or {}).get("metric") or ()
-    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    for split in args.split:
+    splits = args.split or ["train", "val"]
+    for split in splits:
         if not cfg.data.get(split):
             raise UserError(f"--split {split}: the config has no data.{split}")
+    check_settings(cfg, splits)
+    metrics = (cfg.get("evaluation") or {}).get("metric") or ()
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    for split in splits:
         yield from sources(cfg.data[split], split == "train", metrics)
 
 

@@ -26,9 +26,10 @@ from models_mm.checkpoints import read_checkpoint, write_checkpoint
 from models_mm.checkpoints.families import FAMILIES
 from models_mm.checkpoints.files import plain
 from models_mm.checkpoints.loading import unwrap
-from models_mm.engine.cli import run
+from models_mm.engine.cli import Parser, run
 from models_mm.engine.convert import convert_mpvit
-from models_mm.engine.identify import Identity, identify
+from models_mm.engine.identify import Identity, identify, read_config
+from models_mm.engine.kinds import output_file
 from models_mm.errors import CheckpointError
 from models_mm.outputs import refuse_input
 
@@ -41,6 +42,10 @@ def inspect(args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.input, trust=args.trust)
     entries = unwrap(checkpoint, args.input)
     identity = identify(entries, args.input, args.config)
+    if args.config and identity.kind in ("classification", "backbone", "detectron2"):
+        raise CheckpointError(
+            f"--config is for detectors, and {args.input} is {described(identity)}"
+        )
     path, meta = Path(args.input), checkpoint.get("meta") or {}
     facts = {"file": f"{path} ({path.stat().st_size:,} bytes)", "sha256": sha256(path)}
     facts |= {"family": identity.family or "-", "variant": identity.variant or "-"}
@@ -158,16 +163,16 @@ def mpvit_detectron2(args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Convert as the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, act, summary: str, output: bool = True, **defaults):
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument("input", metavar="IN" if output else "FILE", help="file to read")
         if output:
-            command.add_argument("output", metavar="OUT", help="checkpoint to write")
+            command.add_argument(
+                "output", type=output_file, metavar="OUT", help="checkpoint to write"
+            )
         command.add_argument(
             "--trust", action="store_true", help="unpickle IN completely; this runs its code"
         )
@@ -188,9 +193,11 @@ def main() -> None:
                 command.add_argument("--config", **config)
     command = commands.add_parser("mpvit-detectron2", help="MPViT's files, for MMDetection")
     command.add_argument("input", metavar="IN", help="checkpoint of detectron2, .pth or .pkl")
-    command.add_argument("output", metavar="OUT", nargs="?", help="checkpoint to write")
+    command.add_argument(
+        "output", type=output_file, metavar="OUT", nargs="?", help="checkpoint to write"
+    )
     command.add_argument("--check", action="store_true", help="convert, but write nothing")
-    command.set_defaults(act=mpvit_detectron2)
+    command.set_defaults(act=mpvit_detectron2, config=None)
     add("publish", publish, "strip and check a checkpoint, and add its hash").add_argument(
         "--config", **config
     )
@@ -200,6 +207,12 @@ def main() -> None:
         parser.error("OUT is missing: where to write (or give --check)")
     if args.command not in ("inspect", "publish") and args.output:
         refuse_input(args.output, [args.input])
+    if args.command == "mpvit-detectron2" and args.output is not None and args.check:
+        parser.error("--check writes nothing: leave OUT or --check out")
+    if getattr(args, "output", None):
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    if args.config:
+        read_config(args.config)  # what it describes may turn out not to be asked
     args.act(args)
 
 

@@ -28,6 +28,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
+CROWD = 16  # processes a core, beyond which a number is taken for a slip
 PREEMPTED = 75  # models_mm.engine.preemption.EXIT_CODE, without the seconds that importing it takes
 
 
@@ -40,13 +41,10 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, help="tool and its arguments")
     args = parser.parse_args()
     processes, command = args.processes, args.command
-    if not processes.isdigit() or int(processes) < 1:
-        return error(f"GPUS must be a positive number of processes, not {processes!r}")
     gpus = torch.cuda.device_count()
-    if 0 < gpus < int(processes):
-        return error(
-            f"{processes} GPUs were asked for and this machine has {gpus}: ask for at most {gpus}"
-        )
+    wrong = wrong_call(processes, command, gpus) or wrong_environment(os.environ)
+    if wrong:
+        return error(wrong)
     # One thread a process when GPUs compute; on the CPU the processes share the cores.
     threads = 1 if gpus else max(1, (os.cpu_count() or 1) // int(processes))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -83,6 +81,48 @@ def announced_death():
         yield
     finally:
         witness.communicate(b".")
+
+
+def wrong_call(processes: str, command: list[str], gpus: int) -> str | None:
+    """What is wrong with the arguments, if anything."""
+    if whole(processes) < 1:
+        return f"GPUS must be a positive number of processes, not {processes!r}"
+    if 0 < gpus < int(processes):
+        return (
+            f"{processes} GPUs were asked for and this machine has {gpus}: ask for at most {gpus}"
+        )
+    most = CROWD * (os.cpu_count() or 1)
+    if gpus == 0 and int(processes) > most:
+        return f"{processes} processes are too many for a machine without GPUs: at most {most}"
+    if not command or not Path(command[0]).is_file():
+        return f"no such tool: {command[0] if command else '(none was given)'}"
+    return None
+
+
+def wrong_environment(environment) -> str | None:
+    """What is wrong with the variables of :func:`rendezvous`, if anything."""
+    nodes, rank = environment.get("NNODES", "1"), environment.get("NODE_RANK", "0")
+    port, restarts = environment.get("PORT") or "29500", environment.get("MAX_RESTARTS", "0")
+    if whole(nodes) < 1:
+        return f"NNODES must be a positive number of machines, not {nodes!r}"
+    if not 0 <= whole(rank) < whole(nodes):
+        return f"NODE_RANK must be a number from 0 to NNODES - 1 ({int(nodes) - 1}), not {rank!r}"
+    if not 1 <= whole(port) <= 65535:
+        return f"PORT must be a number from 1 to 65535, not {port!r}"
+    if whole(restarts) < 0:
+        return f"MAX_RESTARTS must be a number of 0 or more, not {restarts!r}"
+    if nodes != "1":
+        address = environment.get("MASTER_ADDR", "127.0.0.1")
+        try:
+            socket.getaddrinfo(address, int(port))
+        except (OSError, UnicodeError) as reason:
+            return f"MASTER_ADDR {address!r} is no address of a machine ({reason})"
+    return None
+
+
+def whole(text: str) -> int:
+    """A whole number of 0 or more; -1 for a text that is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else -1
 
 
 def launch(arguments: list[str]) -> int:

@@ -3,26 +3,28 @@
 python tools/predict.py IMAGES|FOLDER|VIDEO --config CONFIG --checkpoint FILE --out FOLDER
 """
 
-import argparse
-
 import _checkout  # noqa: F401  isort: skip
-from models_mm.engine.cli import OVERRIDE_HELP, DictAction, run
+from models_mm.engine.cli import OVERRIDE_HELP, Parser, run
+from models_mm.engine.kinds import SCORE, output_folder, whole_option
+from models_mm.engine.overrides import DictAction
 from models_mm.engine.predict import predict
 
 
 def main() -> None:
     """Predict as the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("inputs", nargs="+", help="images, folders of images, videos")
     parser.add_argument("--config", required=True, help="config of the detector")
     parser.add_argument("--checkpoint", required=True, help="its weights")
-    parser.add_argument("--out", default="predictions", help="folder (default: %(default)s)")
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="lowest score (default: %(default)s)"
+        "--out", type=output_folder, default="predictions", help="folder (default: %(default)s)"
     )
-    parser.add_argument("--batch", type=int, default=1, help="images at a time (%(default)s)")
+    parser.add_argument(
+        "--score-thr", type=SCORE, default=0.3, help="lowest score (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=whole_option(1, 4096), default=1, help="images at a time (%(default)s)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--no-pictures", action="store_true", help="write the JSON file only")
     parser.add_argument(

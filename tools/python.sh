@@ -10,3 +10,19 @@ if ! command -v "$PYTHON" >/dev/null; then
     echo "error: no Python found ($PYTHON): run 'make install', activate an environment, or set PYTHON" >&2
     exit 1
 fi
+
+# Before a job is queued for hours: variables that must be positive numbers, and the config.
+positive() {
+    for name in "$@"; do
+        if ! [[ "${!name}" =~ ^0*[1-9][0-9]{0,5}$ ]]; then
+            echo "error: $name must be a positive number, not '${!name}'" >&2
+            exit 2
+        fi
+    done
+}
+config_exists() {
+    if ! [ -f "$1" ] && ! [ -f "$root/$1" ]; then
+        echo "error: config not found: $1" >&2
+        exit 1
+    fi
+}

@@ -1,33 +1,37 @@
 """Draw predicted boxes and masks beside the true ones, from the results of tools/test.py --out."""
 
-import argparse
-
 import _checkout  # noqa: F401  isort: skip
 
-from models_mm.engine.cli import OVERRIDE_HELP, DictAction, run
+from models_mm.engine.cli import OVERRIDE_HELP, Parser, run
 from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.kinds import SCORE, output_folder, whole_option
+from models_mm.engine.overrides import DictAction
 from models_mm.engine.results import load_results
+from models_mm.engine.settings import check_settings
 from models_mm.engine.setup import build_data
 from models_mm.visualization.pictures import draw_comparisons
 
 
 def main() -> None:
     """Draw as the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("config", help="config of the tested detector")
     parser.add_argument("results", metavar="RESULTS.pkl", help="what tools/test.py --out wrote")
-    parser.add_argument("--out", default="pictures", help="folder (default: %(default)s)")
-    parser.add_argument("--number", type=int, default=8, help="images (default: %(default)s)")
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="lowest score drawn (default: %(default)s)"
+        "--out", type=output_folder, default="pictures", help="folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--number", type=whole_option(1), default=8, help="images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--score-thr", type=SCORE, default=0.3, help="lowest score drawn (default: %(default)s)"
     )
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
     )
     args = parser.parse_args()
-    if args.number < 1:
-        parser.error("--number: 1 or more")
     cfg = load_config(args.config, args.cfg_options)
+    check_settings(cfg, ("test",))
     check_files(cfg, ("test",))
     dataset = build_data(cfg.data.test, "test", dict(test_mode=True))
     results = load_results(args.results, dataset)

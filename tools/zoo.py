@@ -7,13 +7,12 @@ python tools/zoo.py show mask_rcnn_recnext_m3_fpn_1x_coco
 python tools/zoo.py readme                        README.md's results, from the metafiles
 """
 
-import argparse
 from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import yaml
 
-from models_mm.engine.cli import run
+from models_mm.engine.cli import Parser, run
 from models_mm.errors import UserError
 from models_mm.zoo import catalogue, get_entry, list_configs, results
 
@@ -22,9 +21,7 @@ BEGIN, END = "<!-- results: written by tools/zoo.py readme -->", "<!-- end of re
 
 def main() -> None:
     """List, show or write, as the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="the rows of the published tables")
     for key in ("family", "detector", "backbone", "schedule"):
@@ -41,6 +38,8 @@ def main() -> None:
 def show_list(args) -> None:
     """One line a row."""
     if args.all:
+        if any((args.family, args.detector, args.backbone, args.schedule)):
+            raise UserError("--all lists every config: it goes with no other option")
         print("\n".join(list_configs()))
         return
     wanted = {key: plain(getattr(args, key)) for key in ("detector", "backbone", "schedule")}
@@ -77,7 +76,11 @@ def show_one(args) -> None:
 def write_readme(args) -> None:
     """Replace what stands between the two marks."""
     path = Path(args.file)
-    before, mark, rest = path.read_text().partition(BEGIN)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    before, mark, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not mark or not end:
         raise UserError(f"{path} lacks the marks {BEGIN} and {END}")

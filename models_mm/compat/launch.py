@@ -41,8 +41,24 @@ def select_device(local_rank: int, processes: int, backend: str) -> str:
     return backend
 
 
+def check_variables(launcher: str, start: str, *names: str) -> None:
+    """Refuse to join a job that nobody has started.
+
+    Raises:
+        UserError: a variable that the launcher sets is missing, or is no number.
+    """
+    for name in names:
+        value = os.environ.get(name, "")
+        if not (value.isascii() and value.isdecimal()):
+            raise UserError(
+                f"--launcher {launcher} needs {name} in the environment as a number, not "
+                f"{value!r}: start it by {start}"
+            )
+
+
 def init_pytorch(backend: str, **kwargs) -> None:
     """Join a job started by torchrun, which describes it in the environment."""
+    check_variables("pytorch", "dist_train.sh or torchrun", "RANK", "WORLD_SIZE", "MASTER_PORT")
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", local_rank + 1))
     dist.init_process_group(select_device(local_rank, processes, backend), **kwargs)
@@ -54,6 +70,7 @@ def init_slurm(backend: str, port: int | None = None, **kwargs) -> None:
     ``MASTER_ADDR`` and ``MASTER_PORT`` win when set; else the first host of the job, and a port
     derived from the job id, so that two jobs on one host do not meet.
     """
+    check_variables("slurm", "srun, as slurm_train.sh does", "SLURM_NTASKS", "SLURM_PROCID")
     environ = os.environ
     tasks = int(environ["SLURM_NTASKS"])
     local_rank = int(environ.get("SLURM_LOCALID", 0))
@@ -72,6 +89,9 @@ def init_slurm(backend: str, port: int | None = None, **kwargs) -> None:
 
 def init_mpi(backend: str, **kwargs) -> None:
     """Join a job started by Open MPI's mpirun; ``MASTER_ADDR`` and ``MASTER_PORT`` must be set."""
+    start = "mpirun, with MASTER_ADDR and MASTER_PORT set"
+    names = (f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE"))
+    check_variables("mpi", start, *names, "MASTER_PORT")
     environ = os.environ
     environ["RANK"] = environ["OMPI_COMM_WORLD_RANK"]
     environ["WORLD_SIZE"] = environ["OMPI_COMM_WORLD_SIZE"]

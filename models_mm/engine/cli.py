@@ -12,11 +12,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 
-from mmcv import DictAction
-
 from models_mm.checkpoints.files import no_room
 from models_mm.engine import preemption, watchdog
 from models_mm.engine.liveness import LAST_WORDS, exit_within, leave
+from models_mm.engine.overrides import DictAction
 from models_mm.errors import Preempted, UserError
 
 OVERRIDE_HELP = (
@@ -73,20 +72,39 @@ def in_one_line(error: Exception) -> str:
 
 def this_rank() -> int:
     """The rank of this process in the whole job."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return int(rank) if rank.isdecimal() else 0
 
 
 def fail(error: Exception, message: str) -> None:
     """Print an error once for the whole job and exit with 1."""
     exit_within(FAILING)
-    prefix = "error"
-    if this_rank() > 0:
-        # Rank 0 most likely says the same; its end ends this process within the wait.
-        time.sleep(FAILING - LAST_WORDS)
-        prefix = f"error on rank {this_rank()}"
+    wait_for_rank_0()
+    prefix = f"error on rank {this_rank()}" if this_rank() else "error"
     traced = os.environ.get("MODELS_MM_TRACEBACK", "0") != "0"
     trace = "".join(traceback.format_exception(error)) if traced else ""
     leave(1, f"{trace}{prefix}: {message}")
+
+
+def wait_for_rank_0() -> None:
+    """Let rank 0 speak, which most likely says the same; its end ends this process in the wait."""
+    if this_rank() > 0:
+        time.sleep(FAILING - LAST_WORDS)
+
+
+class Parser(argparse.ArgumentParser):
+    """The standard parser; a distributed job speaks once, and options are never abbreviated."""
+
+    def __init__(self, **settings):
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **settings,
+        )
+
+    def error(self, message: str):
+        wait_for_rank_0()
+        super().error(message)
 
 
 # A fault inside a data worker arrives as "Caught X in DataLoader worker ... <traceback> X: why".

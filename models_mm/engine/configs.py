@@ -10,35 +10,12 @@ from mmdet.utils import replace_cfg_vals, update_data_root
 
 import models_mm
 from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.engine.overrides import apply
 from models_mm.errors import UserError
 
 PACKAGE = Path(models_mm.__file__).resolve().parent
 # configs/ and tools/ lie beside the package in a checkout and inside it once installed
 ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".mim"
-
-# Settings that mmdet reads and a config need not have; anything else new is taken for a typo.
-TOP_LEVEL = {
-    *("amp", "channels_last", "compile", "ema"),
-    *("auto_resume", "auto_scale_lr", "checkpoint_config", "cudnn_benchmark", "custom_hooks"),
-    *(
-        "custom_imports",
-        "data",
-        "data_root",
-        "device",
-        "dist_params",
-        "evaluation",
-        "faults",
-        "fp16",
-    ),
-    *("find_unused_parameters", "gpu_ids", "load_from", "log_config", "log_level", "lr_config"),
-    *("model", "momentum_config", "mp_start_method", "opencv_num_threads", "optimizer"),
-    *("optimizer_config", "resume_from", "runner", "seed", "test_cfg", "total_epochs"),
-    *("train_cfg", "work_dir", "workflow"),
-}
-DATA = {
-    *("train", "val", "test", "samples_per_gpu", "workers_per_gpu", "persistent_workers"),
-    *("train_dataloader", "val_dataloader", "test_dataloader", "imgs_per_gpu"),
-}
 
 
 def load_config(path: str, overrides: dict | None = None) -> Config:
@@ -49,26 +26,23 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
         overrides: dotted keys and their values.
 
     Raises:
-        UserError: no such file, a file that does not parse, or an unknown key to override.
+        UserError: no such file, a file that does not parse, or what :func:`apply` refuses.
     """
     file = find_config(path)
     try:
         cfg = replace_cfg_vals(_read(file))
         update_data_root(cfg)
-    except Exception as error:  # a config is code: anything can come out of it
-        raise UserError(f"config {file}: {type(error).__name__}: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"config {file}: it is its own _base_, or too deep") from error
+    except (Exception, SystemExit) as error:  # a config is code: anything can come out of it
+        reason = str(error) or str(error.__context__ or "")  # mmcv names no module
+        raise UserError(f"config {file}: {type(error).__name__} {reason}".rstrip()) from error
+    if not all(isinstance(cfg.get(part), dict) for part in ("model", "data")):
+        raise UserError(
+            f"config {file} describes no detector: it needs `model` and `data`, both dicts"
+        )
     if overrides:
-        check_overrides(cfg, overrides)
-        try:
-            cfg.merge_from_dict(overrides)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"--cfg-options: {error}") from error
-        if isinstance(overrides.get("model.pretrained"), str):  # it wins over the config's file
-            cfg.model.backbone.init_cfg = dict(
-                type="Pretrained", checkpoint=cfg.model.pop("pretrained")
-            )
-    if "model" not in cfg or "data" not in cfg:
-        raise UserError(f"config {file} describes no detector: it needs `model` and `data`")
+        apply(cfg, overrides)
     return cfg
 
 
@@ -90,28 +64,12 @@ def find_config(path: str) -> Path:
     for candidate in (Path(path), ROOT / path):
         if candidate.is_file():
             return candidate.resolve()
+    if Path(path).is_dir():
+        raise UserError(f"config {path} is a folder")
     known = {file.stem: file for file in ROOT.glob("configs/*/*.py") if "_base_" not in file.parts}
     similar = difflib.get_close_matches(Path(path).stem, known, n=3, cutoff=0.5)
     hint = "".join(f"\n  did you mean {known[name].relative_to(ROOT)}?" for name in similar)
     raise UserError(f"config not found: {path}{hint}")
-
-
-def check_overrides(cfg: Config, overrides: dict) -> None:
-    """Refuse keys that neither the config nor mmdet knows: mmcv would add them without a word.
-
-    Raises:
-        UserError: an unknown key; names similar ones.
-    """
-    for key in overrides:
-        first, _, rest = key.partition(".")
-        second = rest.partition(".")[0]
-        known, name, where = set(cfg.keys()) | TOP_LEVEL, first, ""
-        if first == "data" and second:
-            known, name, where = set(cfg.data) | DATA, second, "data."
-        if name not in known:
-            similar = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {where}{similar[0]}?" if similar else ""
-            raise UserError(f"--cfg-options: the config has no {where}{name}{hint}")
 
 
 def check_files(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -1,6 +1,5 @@
 """Evaluation in one or several processes, without a limit of time on the waiting."""
 
-import difflib
 import inspect
 import os
 from collections.abc import Callable
@@ -14,12 +13,37 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from models_mm.checkpoints.runs import BEST
-from models_mm.datasets.coco import ENGINES, METRICS, STATISTICS, CocoDataset
+from models_mm.datasets.coco import (
+    ENGINES,
+    METRICS,
+    PRECISIONS,
+    RECALLS,
+    STATISTICS,
+    CocoDataset,
+)
 from models_mm.engine import watchdog
+from models_mm.engine.kinds import FLAG, NONE, TEXT, Kind, either, is_number, many, whole
 from models_mm.engine.randomness import untouched
 from models_mm.engine.results import encoded, gather_results
-from models_mm.errors import UserError
+from models_mm.errors import UserError, did_you_mean
 from models_mm.visualization.pictures import comparison, evenly
+
+THRESHOLD = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
+IN_FOLDER = Kind(
+    "the beginning of a file name in a folder that exists",
+    lambda value: TEXT.fits(value) and os.path.isdir(os.path.dirname(value) or "."),
+)
+# What the evaluations of mmdet's data sets take beside names.
+OPTIONS = {
+    "classwise": FLAG,
+    "iou_thrs": either(NONE, many(THRESHOLD)),
+    "iou_thr": either(THRESHOLD, many(THRESHOLD)),
+    "proposal_nums": Kind(
+        "a list of three whole numbers of 1 or more",
+        lambda value: many(whole(1)).fits(value) and len(value) == 3,
+    ),
+    "jsonfile_prefix": either(NONE, IN_FOLDER),
+}
 
 
 def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, str]) -> None:
@@ -40,9 +64,10 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for key in options:
         if key not in known and not takes_any:
-            similar = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else ""
+            hint = did_you_mean(key, known)
             raise UserError(f"{where['option']}{key}: {kind}'s evaluation has no such option{hint}")
+        if key in OPTIONS:
+            OPTIONS[key].check(where["option"] + key, options[key])
     choices = {}  # other data sets and wrappers have metrics of their own
     if evaluate is CocoDataset.evaluate:
         choices = {"metric": METRICS, "metric_items": tuple(STATISTICS), "engine": ENGINES}
@@ -50,6 +75,9 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
         choices = {"metric": ("mAP", "recall")}
     for key, names in choices.items():
         values = options.get(key) or ()
+        either(NONE, TEXT, many(TEXT)).check(
+            where.get(key, where["option"] + key), options.get(key)
+        )
         for value in [values] if isinstance(values, str) else values:
             if value not in names:
                 name = where.get(key, where["option"] + key)
@@ -63,6 +91,31 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
     if evaluate is CocoDataset.evaluate:
         metrics = options.get("metric", "bbox")
         dataset.check_truth([metrics] if isinstance(metrics, str) else metrics)
+
+
+def check_best(dataset, best: str | None, options: dict) -> None:
+    """Refuse a ``save_best`` that COCO's evaluation with these options will not return.
+
+    Raises:
+        UserError: names what it will return.
+    """
+    if best in (None, "auto") or type(dataset).evaluate is not CocoDataset.evaluate:
+        return
+    metric, items = options.get("metric", "bbox"), options.get("metric_items")
+    items = [items] if isinstance(items, str) else items
+    names: list[str] = []
+    for name in [metric] if isinstance(metric, str) else metric:
+        if name == "proposal_fast":
+            names += [f"AR@{number}" for number in options.get("proposal_nums", (100, 300, 1000))]
+        elif name == "proposal":
+            names += items or RECALLS
+        else:
+            names += [f"{name}_{item}" for item in items or PRECISIONS]
+    if best not in names:
+        raise UserError(
+            f"evaluation.save_best {best}: this evaluation gives {', '.join(names)}"
+            f"{did_you_mean(best, names)}"
+        )
 
 
 def predict(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from mmcv import ConfigDict
+from mmcv import Config, ConfigDict
 from mmdet.models import build_backbone, build_detector
 from torch import nn
 
@@ -153,6 +153,15 @@ def config_of(detector: str, variant: str) -> str:
     return names[0]
 
 
+def read_config(config: str) -> Config:
+    """A config by its file or by its name in the catalogue.
+
+    Raises:
+        UserError: there is none.
+    """
+    return load_config(config) if Path(config).suffix else get_config(config)
+
+
 def detector_state(entries: dict, path: str, config: str) -> dict:
     """The state of a config's detector, for the file's number of classes, filled with it.
 
@@ -160,7 +169,7 @@ def detector_state(entries: dict, path: str, config: str) -> dict:
         CheckpointError: it does not fit.
         UserError: there is no such config.
     """
-    cfg = load_config(config) if Path(config).suffix else get_config(config)
+    cfg = read_config(config)
     cfg.model.backbone.init_cfg = None
     _count_classes(cfg.model, entries)
     model = build_detector(cfg.model)

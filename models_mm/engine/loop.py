@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from models_mm.datasets.images import check_image_files
 from models_mm.datasets.samples import Batches, Samples
 from models_mm.engine import watchdog
-from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook, check_evaluation
+from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook, check_best, check_evaluation
 from models_mm.engine.hooks import (
     BadImagesHook,
     ExactCheckpointHook,
@@ -65,26 +65,19 @@ def train_detector(
         cfg.runner,
         logger,
         model=model,
-        optimizer=build_optimizer(model, cfg.optimizer),
+        optimizer=built("optimizer", lambda: build_optimizer(model, cfg.optimizer)),
         work_dir=cfg.work_dir,
         meta=meta,
     )
     runner.timestamp = timestamp  # the names of .log and .log.json
-    runner.register_training_hooks(
-        cfg.lr_config,
-        optimizer_hook(cfg, distributed),
-        None,
-        cfg.log_config,
-        cfg.get("momentum_config"),
-        custom_hooks_config=cfg.get("custom_hooks"),
-    )
+    register_hooks(runner, cfg, distributed)
     if cfg.get("ema"):
         # before the evaluation and the checkpoints, which take the averaged weights
         runner.register_hook(built("ema", lambda: EMAHook(**cfg.ema)), "ABOVE_NORMAL")
-    faults = cfg.get("faults", {})
+    faults = cfg.get("faults") or {}
     runner.register_hook(BadImagesHook(len(loaders[0].dataset), faults.get("bad_images", 0.01)))
     runner.register_hook(FiniteLossHook(faults.get("nonfinite_loss", "stop")), finite_loss.PRIORITY)
-    settings = cfg.checkpoint_config or {}
+    settings = cfg.get("checkpoint_config") or {}
     writer = built("checkpoint_config", lambda: ExactCheckpointHook(**settings))
     runner.register_hook(writer, checkpoint.PRIORITY)
     if validation is not None:
@@ -96,6 +89,21 @@ def train_detector(
     elif cfg.get("load_from"):
         runner.load_checkpoint(cfg.load_from)
     runner.run(loaders, [tuple(flow) for flow in cfg.workflow])
+
+
+def register_hooks(runner, cfg: Config, distributed: bool) -> None:
+    """What the config asks for by name: schedule, optimizer step, loggers, hooks of one's own."""
+    built(
+        "lr_config, optimizer_config, log_config or custom_hooks",
+        lambda: runner.register_training_hooks(
+            cfg.get("lr_config"),
+            optimizer_hook(cfg, distributed),
+            None,
+            cfg.get("log_config"),
+            cfg.get("momentum_config"),
+            custom_hooks_config=cfg.get("custom_hooks"),
+        ),
+    )
 
 
 def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | None]:
@@ -185,7 +193,9 @@ def evaluation_hook(loader: Loader, cfg: Config, distributed: bool, model: nn.Mo
     if not distributed:  # what concerns several processes only
         for name in ("tmpdir", "gpu_collect", "broadcast_bn_buffer"):
             options.pop(name, None)
-    hook = (PatientEvalHook if distributed else QuietEvalHook)(loader, **options)
+    kind = PatientEvalHook if distributed else QuietEvalHook
+    hook = built("evaluation", lambda: kind(loader, **options))
     names = {"metric": "evaluation.metric", "option": "evaluation."}
     check_evaluation(loader.dataset, model, hook.eval_kwargs, names)
+    check_best(loader.dataset, hook.save_best, hook.eval_kwargs)
     return hook

@@ -28,8 +28,6 @@ def predict(args: argparse.Namespace) -> None:
         UserError: nothing to read; or, when all else is written, images that cannot be read.
     """
     files, videos = find_inputs(args.inputs)
-    if args.batch < 1:
-        raise UserError("--batch: 1 or more")
     detector = Detector(args.config, args.checkpoint, args.device, args.score_thr, args.cfg_options)
     places = Outputs(args.out, [*files, *videos, args.config, args.checkpoint])
     file = places.path("predictions.json")

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 
+import torch
 from mmcv import Config
 from mmcv.cnn.utils import revert_sync_batchnorm
 from mmcv.runner import get_dist_info, init_dist
@@ -48,7 +49,7 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
         launcher = os.getppid()
         liveness.need("the launcher", lambda: os.getppid() != launcher)
     liveness.begin()
-    cfg.gpu_ids = [args.gpu_ids[0] if args.gpu_ids else args.gpu_id]
+    cfg.gpu_ids = [chosen_gpu(args)]
     cfg.device = get_device()
     if cfg.device == "cpu" and cfg.get("fp16"):
         # mmcv's mixed precision is for GPUs: here it would halve the images and nothing else
@@ -64,6 +65,22 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
     if get_dist_info()[0] == 0:
         work_dirs.make(cfg.work_dir)
     return distributed
+
+
+def chosen_gpu(args: argparse.Namespace) -> int:
+    """The GPU that the command line asks for; 0 on machines without any.
+
+    Raises:
+        UserError: there is no such GPU, or several are asked for.
+    """
+    if args.gpu_ids and len(args.gpu_ids) > 1 or getattr(args, "gpus", None) not in (None, 1):
+        raise UserError("one process uses one GPU: for several, bash dist_train.sh CONFIG GPUS")
+    chosen = args.gpu_ids[0] if args.gpu_ids else args.gpu_id
+    there = torch.cuda.device_count()
+    if args.launcher == "none" and not 0 <= chosen < max(there, 1):
+        has = f"the GPUs 0 to {there - 1}" if there else "no GPU"
+        raise UserError(f"--gpu-id {chosen}: this machine has {has}")
+    return chosen
 
 
 def process_group(cfg: Config) -> dict:
@@ -114,9 +131,13 @@ def built(what: str, build: Callable):
         return build()
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, AssertionError, FileNotFoundError) as error:
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # a constructor that is given nonsense can raise anything
         cause = error.__context__  # mmcv repeats errors by name, which this one cannot bear
         if isinstance(cause, json.JSONDecodeError):
             raise UserError(f"{what} cannot be built: not a JSON file ({cause})") from error
-        reason = error.args[0] if error.args else type(error).__name__
+        reason = " ".join(str(error.args[0]).split()) if error.args else type(error).__name__
+        if reason.endswith(":"):  # an assertion without a message
+            reason += f" {type(error).__name__}"
         raise UserError(f"{what} cannot be built: {reason}") from error

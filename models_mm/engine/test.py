@@ -22,11 +22,14 @@ from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.datasets.images import check_image_files
 from models_mm.engine import watchdog
-from models_mm.engine.cli import DictAction, add_common_options, parse
+from models_mm.engine.cli import Parser, add_common_options, parse
 from models_mm.engine.configs import check_files, load_config
 from models_mm.engine.evaluation import check_evaluation, predict
+from models_mm.engine.kinds import SCORE, output_file, output_folder
 from models_mm.engine.loading import Loader
+from models_mm.engine.overrides import DictAction
 from models_mm.engine.results import write_results
+from models_mm.engine.settings import check_settings
 from models_mm.engine.setup import build_data, build_model, join, prepare
 from models_mm.errors import UserError
 from models_mm.outputs import files_of, refuse_input
@@ -42,13 +45,13 @@ HOOK_SETTINGS = (
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of mmdet 2.28.2's test.py."""
-    parser = argparse.ArgumentParser(
-        prog="test.py", description="Test a detector.", allow_abbrev=False
-    )
+    parser = Parser(prog="test.py", description="Test a detector.")
     parser.add_argument("config", help="config file, e.g. configs/recnext/...py")
     parser.add_argument("checkpoint", help="checkpoint of that detector")
     parser.add_argument("--work-dir", help="where the metrics go (work_dirs/<config>)")
-    parser.add_argument("--out", metavar="FILE.pkl", help="write the raw results there")
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE.pkl", help="write the raw results there"
+    )
     parser.add_argument(
         "--eval",
         nargs="+",
@@ -71,9 +74,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="write the results in the data set's format (for a test server), do not evaluate",
     )
     parser.add_argument("--show", action="store_true", help="show each image with its results")
-    parser.add_argument("--show-dir", help="write each image with its results there")
     parser.add_argument(
-        "--show-score-thr", type=float, default=0.3, help="lowest score drawn (default: 0.3)"
+        "--show-dir", type=output_folder, help="write each image with its results there"
+    )
+    parser.add_argument(
+        "--show-score-thr", type=SCORE, default=0.3, help="lowest score drawn (default: 0.3)"
     )
     parser.add_argument(
         "--fuse-conv-bn", action="store_true", help="fold every norm into its convolution: faster"
@@ -103,6 +108,8 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.options and args.eval_options:
         parser.error("--options is the old name of --eval-options: give one of them")
     args.eval_options = args.eval_options or args.options or {}
+    if args.eval_options and not (args.eval or args.format_only):
+        parser.error("--eval-options is for --eval or --format-only")
     if (args.show or args.show_dir) and args.launcher != "none":
         parser.error("--show and --show-dir need one process: `python tools/test.py` does it")
     if args.show and not can_show():
@@ -124,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(args.config, args.cfg_options)
     if not is_url(args.checkpoint) and not Path(args.checkpoint).expanduser().is_file():
         raise UserError(missing_file_message(args.checkpoint))
+    check_settings(cfg, ("test",))
     check_files(cfg, ("test",))
     cfg = compat_cfg(cfg)
     prepare(cfg, args)
@@ -214,6 +222,7 @@ def use_results(cfg: Config, args: argparse.Namespace, dataset, results: list) -
     """Write, format and evaluate the results of all images."""
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     if args.out:
+        mmcv.mkdir_or_exist(os.path.dirname(os.path.abspath(args.out)))
         write_results(results, args.out)
         print(f"results: {args.out}")
     if args.format_only:

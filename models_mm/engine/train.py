@@ -18,20 +18,21 @@ from models_mm.checkpoints import load_for_finetuning
 from models_mm.checkpoints.files import is_url
 from models_mm.checkpoints.runs import find_newest, read_meta
 from models_mm.engine import ranks, watchdog, work_dirs
-from models_mm.engine.cli import DictAction, add_common_options, parse
+from models_mm.engine.cli import Parser, add_common_options, parse
 from models_mm.engine.config_changes import check_changes
 from models_mm.engine.configs import check_files, find_config, load_config
+from models_mm.engine.kinds import SEED, option
 from models_mm.engine.loop import start_loaders, train_detector
+from models_mm.engine.overrides import DictAction
 from models_mm.engine.randomness import seeded
+from models_mm.engine.settings import check_settings
 from models_mm.engine.setup import build_model, join, prepare
 from models_mm.errors import Preempted, UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of mmdet 2.28.2's train.py."""
-    parser = argparse.ArgumentParser(
-        prog="train.py", description="Train a detector.", allow_abbrev=False
-    )
+    parser = Parser(prog="train.py", description="Train a detector.")
     parser.add_argument("config", help="config file, e.g. configs/recnext/...py")
     parser.add_argument("--work-dir", help="where logs and checkpoints go (work_dirs/<config>)")
     parser.add_argument("--resume-from", metavar="FILE", help="checkpoint to continue from")
@@ -52,7 +53,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     gpus.add_argument(
         "--gpu-id", type=int, default=0, help="GPU of a run without a launcher (default: 0)"
     )
-    parser.add_argument("--seed", type=int, help="random seed (default: drawn, and logged)")
+    parser.add_argument(
+        "--seed", type=option(SEED, int), help="random seed (default: drawn, and logged)"
+    )
     parser.add_argument(
         "--diff-seed", action="store_true", help="add the rank to the seed, per process"
     )
@@ -79,15 +82,17 @@ def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
     args = parse_args(argv)
     cfg = load_config(args.config, args.cfg_options)
+    splits = ("train",) if args.no_validate else ("train", "val")
+    check_settings(cfg, splits, training=True)
     if args.resume_from:
         cfg.resume_from = args.resume_from
     # torchrun has started the job again after a fault (MAX_RESTARTS)
     args.auto_resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if args.auto_scale_lr:
-        if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
+        if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
             raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
-    check_files(cfg, ("train",) if args.no_validate else ("train", "val"))
+    check_files(cfg, splits)
     prepare(cfg, args)
     with seeded(args.seed or 0):  # on all ranks alike, whatever a data set draws
         loaders, validation = start_loaders(cfg, not args.no_validate)
