@@ -89,8 +89,8 @@ TABLE: dict[str, Kind] = {
     "data.*_dataloader.prefetch_factor": whole(1, 256),
     "data.*_dataloader.timeout": number(0),
     "runner": SETTINGS,
-    "runner.max_epochs": whole(1),
-    "runner.max_iters": whole(1),
+    "runner.max_epochs": either(NONE, whole(1)),
+    "runner.max_iters": either(NONE, whole(1)),
     "total_epochs": whole(1),
     "optimizer": SETTINGS,
     "optimizer.lr": number(0),
@@ -284,7 +284,7 @@ def check_runner(tree: dict) -> None:
     kind = runner.pop("type", None)
     check_type("runner.type", kind, lengths)
     check_names("runner", runner, ("type", *lengths.values()))
-    if list(runner) != [lengths[kind]]:
+    if [name for name, value in runner.items() if value is not None] != [lengths[kind]]:
         raise UserError(f"runner: {kind} needs {lengths[kind]}, and nothing else counts its length")
     if tree.get("total_epochs", runner.get("max_epochs")) != runner.get("max_epochs"):
         raise UserError("total_epochs is the old name of runner.max_epochs: give one of them")
