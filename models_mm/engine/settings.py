@@ -121,7 +121,7 @@ TABLE: dict[str, Kind] = {
     "checkpoint_config": either(NONE, SETTINGS),
     "checkpoint_config.interval": either(choice(-1), whole(1)),
     "checkpoint_config.iterations": either(NONE, whole(1)),
-    "checkpoint_config.minutes": either(NONE, POSITIVE),
+    "checkpoint_config.minutes": either(NONE, number(0)),
     "checkpoint_config.max_keep_ckpts": either(choice(-1), whole(1)),
     "evaluation": SETTINGS,
     "evaluation.interval": whole(1),
