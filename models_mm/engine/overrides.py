@@ -39,7 +39,7 @@ FLAG_OR_NAME = "add_extra_convs"
 class DictAction(PlainDictAction):
     """mmcv's KEY=VALUE pairs; what is none of them is refused in a line, and nothing is lost.
 
-    Given several times, the option adds up.
+    Given several times, the option adds up; of one key the last value counts.
     """
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -50,8 +50,6 @@ class DictAction(PlainDictAction):
                 raise ArgumentError(self, f"{pair!r} is no KEY=VALUE such as optimizer.lr=1e-4")
             if not value:
                 raise ArgumentError(self, f"{key}= has no value (None and '[]' are values)")
-            if key in options:
-                raise ArgumentError(self, f"{key} is given twice")
             try:
                 options[key] = self._parse_iterable(value)
             except (AssertionError, RecursionError) as error:

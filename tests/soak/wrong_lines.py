@@ -20,7 +20,6 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("optimizer..lr=3", "no KEY=VALUE"),
         ("optimizer.lr=", "optimizer.lr= has no value"),
         ("work_dir=", "work_dir= has no value"),
-        ("optimizer.lr=1e-3 optimizer.lr=1e-4", "optimizer.lr is given twice"),
         ("lr_config.step=[8,11", "brackets do not match"),
         ("optimizer=SGD optimizer.lr=1", "optimizer must be a dict of settings"),
         # unknown names, at every depth

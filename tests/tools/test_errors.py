@@ -108,6 +108,41 @@ def test_metric_of_a_training(demo_data):
         training.main([DEMO, *data_options(demo_data, "evaluation.metric=mask")])
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("optimizer.lr=fast", "optimizer.lr must be a number, not 'fast'"),
+        ("data.samples_per_gpu=0", "data.samples_per_gpu must be a whole number, 1 to 4096, not 0"),
+        ("runner.max_epochs=-1", "runner.max_epochs must be None or a whole number of 1 or more"),
+        ("faults.bad_image=3", "faults has no setting bad_image; did you mean faults.bad_images"),
+        ("custom_hooks.0.type=Nope", "custom_hooks.0.type 'Nope' is unknown"),
+        ("evaluation.iou_thrs=0.5", "evaluation.iou_thrs must be None or a list"),
+        ("evaluation.save_best=mAP", "save_best mAP: this evaluation gives bbox_mAP"),
+        ("data.train.pipeline.2.tpye=Resize", "data.train.pipeline.2 has no setting tpye"),
+        ("model.backbone=recnext_m3", "model.backbone must be a dict of settings"),
+        ("data_root=/data", "data_root is a variable of the config file"),
+    ],
+)
+def test_settings_are_checked_before_a_training(demo_data, option, message):
+    """More of them: tests/soak/wrong_lines.py."""
+    with pytest.raises(UserError, match=message):
+        training.main([DEMO, *data_options(demo_data, option)])
+    assert not list(Path().glob("work_dirs/*/*.pth"))
+
+
+@pytest.mark.parametrize("option", ["optimizer.lr", "=3", "optimizer..lr=3", "optimizer.lr="])
+def test_overrides_that_are_none(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        training.main([DEMO, "--cfg-options", option])
+    assert ended.value.code == 2 and "--cfg-options: " in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_a_gpu_that_is_not_there(demo_data):
+    with pytest.raises(UserError, match="--gpu-id 7: this machine has no GPU"):
+        training.main([DEMO, "--gpu-id", "7", *data_options(demo_data)])
+
+
 class Planted:
     """What an attacker would put into a file of results."""
 
