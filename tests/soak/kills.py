@@ -5,6 +5,7 @@ What is killed (a rank, the launcher, a data worker, all) and when (while it sta
 checkpoint, evaluates, or at any moment) is drawn by ``tests/runs/kills_job.py``.
 """
 
+import itertools
 import random
 import re
 import subprocess
@@ -42,16 +43,19 @@ def soak(count: int, seed: int, folder: Path) -> Tally:
     tally, generator = Tally(), random.Random(seed)
     data = draw(folder / "data", train=8, val=5)
     whole: dict[str, Path] = {}
-    while tally.counts.get("kills", 0) < count and len(tally.failures) < 20:
-        number = tally.counts.get("runs", 0) + len(tally.failures)
+    for number in itertools.count():
+        if tally.counts.get("kills", 0) >= count or len(tally.failures) >= 20:
+            return tally
+        print(f"kills: {tally}", file=sys.stderr)
         kind = generator.choice(list(KINDS))
         launched = "launcher" if number % 2 else "fork"
         kills = min(KILLS_OF_A_RUN, count - tally.counts.get("kills", 0))
         case = f"seed {seed}, run {number} ({kind}, {launched})"
         if kind not in whole:
-            whole[kind] = folder / f"whole{len(whole)}"
+            whole[kind] = folder / f"whole{number}"
             said = train(whole[kind], data, kind, 0, case, "fork")
             if "wrong:" in said:
+                del whole[kind]
                 tally.fail(f"{case}, not killed: {said}")
                 continue
         killed = folder / f"killed{number}"
@@ -66,7 +70,6 @@ def soak(count: int, seed: int, folder: Path) -> Tally:
             tally.fail(f"{case}: " + " | ".join(wrong)[:3000])
         else:
             tally.count("runs bit-equal, none left, none hung")
-    return tally
 
 
 def train(work: Path, data: Path, kind: str, kills: int, seed: str, launched: str) -> str:
