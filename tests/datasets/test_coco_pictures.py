@@ -66,6 +66,5 @@ def test_the_confusion_matrix_has_the_labels_of_the_config(tmp_path, monkeypatch
 def test_annotations_without_areas_are_named(tmp_path):
     content = content_of()
     del content["annotations"][3]["area"]
-    dataset = opened(tmp_path, content)
-    with pytest.raises(UserError, match="annotation 4: area None cannot be evaluated"):
-        confusion_matrix(dataset, boxes(), tmp_path / "out", 0.3)
+    with pytest.raises(UserError, match="annotations.3. .id 4.: area: missing"):
+        opened(tmp_path, content)

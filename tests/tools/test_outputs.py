@@ -153,13 +153,15 @@ def test_files_that_are_read_are_not_written(case, monkeypatch):
     checkpoint.hardlink_to(case.checkpoint)
     log = case.base / "log.json"
     log.write_text("{}")
+    plotted = case.base / "log.png"
+    plotted.write_text("{}")
     prefix = case.base / "annotated"
     Path(f"{prefix}.bbox.json").symlink_to(case.annotations)
     calls = [
         lambda: case.test("--out", checkpoint),
         lambda: case.test("--format-only", "--eval-options", f"jsonfile_prefix={prefix}"),
         lambda: call(monkeypatch, "browse_dataset", case.config, "--out", case.images / "1.jpg"),
-        lambda: call(monkeypatch, "plot_logs", log, "--out", log),
+        lambda: call(monkeypatch, "plot_logs", plotted, "--out", plotted),
         lambda: call(monkeypatch, "benchmark_eval", "--ann", log, "--out", log),
         lambda: call(monkeypatch, "convert_checkpoint", "rewrite", case.checkpoint, checkpoint),
     ]
