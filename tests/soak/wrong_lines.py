@@ -219,7 +219,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("data.train.classes=[a,b]", "."),
         ("data.train.classes=7", "."),
         ("data.train.pipeline.2.type=Resise", "pipeline.2.type 'Resise' is unknown.*Resize"),
-        ("data.train.pipeline.2.img_scale=big", "img_scale"),
+        ("data.train.pipeline.2.img_scale=big", "Resize"),
         ("data.train.pipeline.2.img_scale=0", "."),
         ("data.train.pipeline.3.flip_ratio=often", "flip_ratio must be a number"),
         ("data.train.pipeline.3.flip_ratio=7", "."),
@@ -332,7 +332,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ),
         ("--eval bbox --cfg-options model.backbone.depht=3", "no setting depht"),
         ("--eval bbox --cfg-options model.bbox_head.num_classes=7", "not a checkpoint of this"),
-        ("--eval bbox --cfg-options fp16=yes", "fp16: "),
+        ("--eval bbox --cfg-options fp16=yes", "fp16 must be "),
     ],
     "test": [
         ("", "arguments are required: config, checkpoint"),
@@ -390,7 +390,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("@data/annotations/instances_val2017.json --classes elipse", "elipse"),
         ("@tiny.py --split trian", "invalid choice: 'trian'"),
         ("@tiny.py --show -1", "--show: must be a whole number of 0 or more"),
-        ("@tiny.py @data/val2017", "a config names the images"),
+        ("@tiny.py @data/val2017", "a config names images"),
         ("@tiny.py --cfg-options data.train.ann_file=nowhere.json", "nowhere.json"),
         ("@tiny.py --cfg-options data", "no KEY=VALUE"),
     ],
@@ -552,7 +552,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
     ],
     "slurm_train.sh": [
         ("", "usage: .*PARTITION JOB_NAME CONFIG WORK_DIR"),
-        ("p j @tiny.py", "usage must be "),
+        ("p j @tiny.py", "usage: "),
     ],
     "slurm_test.sh": [("p j @tiny.py", "usage: .*PARTITION JOB_NAME CONFIG CHECKPOINT")],
     # where Slurm is; elsewhere srun is what is missing
