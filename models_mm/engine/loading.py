@@ -7,7 +7,6 @@ live as long as the process. Which images are this process's only the process gr
 said later (:meth:`Loader.share`).
 """
 
-import atexit
 import faulthandler
 import math
 import os
@@ -97,7 +96,6 @@ class Loader(DataLoader):
             liveness.need(
                 f"a data worker of {name}", lambda: this() is not None and this().worker_is_gone()
             )
-            atexit.register(lambda: this() is not None and this().close())
 
     def _plain(self, dataset: Dataset, **settings) -> DataLoader:
         """mmdet's own loader, as far as it knows the processes now."""
@@ -118,7 +116,11 @@ class Loader(DataLoader):
             # A hook starts the workers anew, as mmdet's YOLOXModeSwitchHook does. Like mmcv between
             # its epochs: after this time no collective is left that a thread could be busy with.
             time.sleep(2)
-        return super()._get_iterator()
+        iterator = super()._get_iterator()
+        if self.num_workers:
+            # when the loader is no longer used, after an error too, and at the latest at the exit
+            weakref.finalize(self, end_workers, iterator)
+        return iterator
 
     def __iter__(self) -> Iterator:
         batches = super().__iter__()
@@ -153,11 +155,16 @@ class Loader(DataLoader):
         return bool(wait([worker.sentinel for worker in iterator._workers], timeout=0))
 
     def close(self) -> None:
-        """End the data workers. They ignore what Python's exit handler asks them with, and it would
-        wait for them."""
+        """End the data workers."""
         liveness.need_no_more(f"a data worker of {self.name}")
         iterator, self._iterator = self._iterator, None
         if iterator is not None:
-            iterator._shutdown_workers()
-            for worker in iterator._workers:
-                worker.kill()
+            end_workers(iterator)
+
+
+def end_workers(iterator) -> None:
+    """End the data workers of a loader's iterator. They ignore what Python's exit handler asks them
+    with, and it would wait for them."""
+    iterator._shutdown_workers()
+    for worker in iterator._workers:
+        worker.kill()
