@@ -90,6 +90,7 @@ class Loader(DataLoader):
         self.name = name
         self.hang_timeout = hang_timeout
         self.waits: deque[float] = deque(maxlen=1000)
+        self.end_workers: Callable[[], object] = lambda: None  # there are none yet
         if self.num_workers:
             super().__iter__()
             this = weakref.ref(self)  # a loader that nobody uses any more ends its workers
@@ -118,8 +119,9 @@ class Loader(DataLoader):
             time.sleep(2)
         iterator = super()._get_iterator()
         if self.num_workers:
+            self.end_workers()  # those before, which a hook has dropped
             # when the loader is no longer used, after an error too, and at the latest at the exit
-            weakref.finalize(self, end_workers, iterator)
+            self.end_workers = weakref.finalize(self, end_workers, iterator)
         return iterator
 
     def __iter__(self) -> Iterator:
@@ -157,9 +159,8 @@ class Loader(DataLoader):
     def close(self) -> None:
         """End the data workers."""
         liveness.need_no_more(f"a data worker of {self.name}")
-        iterator, self._iterator = self._iterator, None
-        if iterator is not None:
-            end_workers(iterator)
+        self._iterator = None
+        self.end_workers()
 
 
 def end_workers(iterator) -> None:
