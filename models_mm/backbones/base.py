@@ -70,6 +70,7 @@ class Backbone(BaseModule):
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.unused_stages = len(channels) - 1 - out_indices[-1]
         self.out_channels = tuple(channels[i] for i in out_indices)
         self.strides = tuple(strides[i] for i in out_indices)
         self.fused = False
@@ -79,17 +80,33 @@ class Backbone(BaseModule):
         raise NotImplementedError
 
     def freeze(self) -> None:
-        """Switch off the gradients of the frozen parts and bring all modules into their mode.
+        """Switch off the gradients of the frozen parts, and of those that no output comes from,
+        and bring all modules into their mode.
 
         Optimisers and DDP look at ``requires_grad`` before the first ``train()``, so this belongs
-        to construction.
+        to construction. DDP would wait for gradients that never come.
         """
-        for module in self._frozen_modules():
+        for module in [*self._frozen_modules(), *self._unused_modules()]:
             module.requires_grad_(False)
         self.train(self.training)
 
     def _frozen_modules(self) -> list[nn.Module]:
         return [m for group in self.stage_modules()[: self.frozen_stages + 1] for m in group]
+
+    def _unused_modules(self) -> list[nn.Module]:
+        """Modules of the stages after the last output, and warehouse cells of theirs alone."""
+        groups = self.stage_modules()
+        unused = nn.ModuleList(
+            m for group in groups[len(groups) - self.unused_stages :] for m in group
+        )
+        idle = {m for m in unused.modules() if isinstance(m, WarehouseLayer)}
+        cells = {cell for layer in idle for cell in layer.cells()}
+        for layer in self.modules():
+            if isinstance(layer, WarehouseLayer) and layer not in idle:
+                cells -= set(layer.cells())
+        for cell in cells:
+            cell.requires_grad_(False)
+        return list(unused)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set training mode, except for frozen parts and (``norm_eval``) batch norms.

@@ -350,6 +350,11 @@ class DFvT(Backbone):
             modules += [self.patch_embed, self.layers, self.convlayers, self.multiresolution_conv]
         return modules
 
+    def _unused_modules(self) -> list[nn.Module]:
+        last = self.out_indices[-1]
+        after = [self.layers[last].downsample] if last < 3 else []
+        return [*super()._unused_modules(), *after]
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images (N, 3, H, W) -> one (N, C_i, ceil(H / s_i), ceil(W / s_i)) per out index.
 

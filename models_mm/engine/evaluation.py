@@ -169,7 +169,8 @@ class Evaluates:
     def _do_evaluate(self, runner) -> None:
         if not self._should_evaluate(runner):
             return
-        with untouched():
+        # around epochs EMA's hook swaps the weights by itself
+        with untouched(), runner.averaged_weights(swap=not self.by_epoch):
             if getattr(self, "broadcast_bn_buffer", False):
                 broadcast_norms(runner.model)
             self.latest_results = predict(runner.model, self.dataloader)

@@ -62,7 +62,7 @@ class Resumable:
             unevaluated: an evaluation is due at this point and has not been made.
         """
         states = ranks.gather(randomness.capture())
-        with self.averaged_weights(swap=inner > 0):
+        with self.averaged_weights(swap=inner > 0 or not self.by_epoch):
             return dict(
                 meta={**(self.meta or {}), "epoch": epoch, "iter": iteration},
                 state_dict=self.weights(),
@@ -74,21 +74,31 @@ class Resumable:
                     random_states=states,
                     attributes=ranks.gather(self.attributes()),
                     unevaluated=unevaluated,
+                    averaged=True,
                     gradients=self.unused_gradients(iteration),
                 ),
             )
 
+    @property
+    def by_epoch(self) -> bool:
+        """Whether EMA's hooks swap weights by themselves: they do so around epochs only."""
+        return isinstance(self, EpochBasedRunner)
+
     @contextmanager
     def averaged_weights(self, swap: bool):
         """EMA's weights in the model's place, as after an epoch, so that all checkpoints agree."""
-        hooks = [hook for hook in self.hooks if hasattr(hook, "_swap_ema_parameters")]
-        hooks = hooks if swap and isinstance(self, EpochBasedRunner) else []
-        for hook in hooks:
-            hook._swap_ema_parameters()
+        if swap:
+            self.swap_averages()
         try:
             yield
         finally:
-            for hook in hooks:
+            if swap:
+                self.swap_averages()
+
+    def swap_averages(self) -> None:
+        """Exchange the weights that are trained and EMA's, if there is an EMA."""
+        for hook in self.hooks:
+            if hasattr(hook, "_swap_ema_parameters"):
                 hook._swap_ema_parameters()
 
     def unused_gradients(self, iteration: int) -> dict:

@@ -166,6 +166,10 @@ class WarehouseLayer(nn.Module):
             self.in_channels, layer, warehouse.cells, manager.reduction, manager.norm
         )
 
+    def cells(self) -> list[nn.Parameter]:
+        """The cells that its kernels are made of, which other layers may share."""
+        return [self._manager[0].weights[self.warehouse]]
+
     def mix(self, pooled: Tensor) -> Tensor:
         """Pooled input (N, in) -> kernels as they come, (N, S, Go, Gi, co, ci, ...)."""
         if self.attention is None:

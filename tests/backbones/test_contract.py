@@ -95,6 +95,16 @@ def test_every_parameter_gets_a_gradient(name):
     assert without == unused and all(k.startswith(CLASSIFIER) for k in unused)
 
 
+def test_stages_without_output_do_not_train(name):
+    """DDP waits for the gradient of every parameter that asks for one."""
+    first = build(name).out_indices[0]
+    model = build(name, out_indices=(first, first + 1))
+    total(model(images(2, 3, 33, 65))).backward()
+    without = [k for k, p in model.named_parameters() if p.grad is None]
+    unused = [k for k, p in model.named_parameters() if not p.requires_grad]
+    assert without == unused and len(unused) > 10
+
+
 @pytest.mark.parametrize("frozen_stages", [0, 2])
 def test_frozen_stages(name, frozen_stages):
     model = build(name, frozen_stages=frozen_stages)

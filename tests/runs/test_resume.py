@@ -63,13 +63,14 @@ def test_from_the_end_of_an_epoch(demo_data, uninterrupted, tmp_path):
     "more",
     [
         ITERATIONS,
+        [*ITERATIONS, *EMA],
         [*EMA, "runner.max_epochs=2"],
         [
             "optimizer_config.type=GradientCumulativeOptimizerHook",
             "optimizer_config.cumulative_iters=2",
         ],
     ],
-    ids=["iterations", "ema", "accumulation"],
+    ids=["iterations", "iterations-ema", "ema", "accumulation"],
 )
 def test_other_kinds_of_runs(demo_data, tmp_path, more):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -78,6 +79,30 @@ def test_other_kinds_of_runs(demo_data, tmp_path, more):
     shutil.copy(sorted(whole.glob("interim_*.pth"))[0], parts)
     train(demo_data, parts, *more, arguments=["--auto-resume", "--no-validate"])
     assert not differences(checkpoint(whole), checkpoint(parts))
+
+
+def test_runs_by_iterations_store_the_average(demo_data, tmp_path):
+    """With the smallest of momenta it stays where the weights began, however they are trained."""
+    found = []
+    for name, more in (
+        ("begun", ["optimizer.lr=0.0"]),
+        ("average", ["custom_hooks.0.type=EMAHook", "custom_hooks.0.momentum=1e-12"]),
+        ("trained", []),
+    ):
+        train(
+            demo_data,
+            tmp_path / name,
+            *ITERATIONS[:2],
+            *("runner.max_iters=4", "checkpoint_config.interval=4", *more),
+            arguments=["--seed", "1", "--no-validate"],
+        )
+        found.append(checkpoint(tmp_path / name, "iter_4.pth")["state_dict"])
+    begun, average, trained = found
+    parameters = [name for name in begun if name.endswith(("weight", "bias"))]
+    assert all(torch.allclose(average[name], begun[name], atol=1e-7) for name in parameters)
+    assert any(not torch.allclose(average[name], trained[name]) for name in parameters)
+    raw = average[f"ema_{parameters[0].replace('.', '_')}"]
+    assert torch.equal(raw, trained[parameters[0]])  # what the run goes on with
 
 
 def test_weights_alone_cannot_be_resumed(demo_data, uninterrupted, tmp_path):

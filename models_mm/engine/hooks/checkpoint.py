@@ -162,6 +162,8 @@ class ResumeHook(Hook):
                 if name in buffers:  # EMA's hook registers them just before this one runs
                     check_shape(name, value, buffers[name])
                     buffers[name].copy_(value)
+        if progress.get("averaged") and not runner.by_epoch:
+            runner.swap_averages()  # as the next epoch would, of which there is none
         for name, value in progress.get("gradients", {}).items():
             check_shape(f"progress.gradients.{name}", value, parameters.get(name))
             parameters[name].grad = value.to(parameters[name].device)
