@@ -1,17 +1,18 @@
 """What training and testing do alike: processes, devices, data sets, models."""
 
 import argparse
+import difflib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import torch
 from mmcv import Config
 from mmcv.cnn.utils import revert_sync_batchnorm
 from mmcv.runner import get_dist_info, init_dist
-from mmdet.datasets import build_dataset
+from mmdet.datasets import CocoDataset, build_dataset
 from mmdet.models import build_detector
 from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
@@ -50,7 +51,7 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
         liveness.need("the launcher", lambda: os.getppid() != launcher)
     liveness.begin()
     cfg.gpu_ids = [chosen_gpu(args)]
-    cfg.device = get_device()
+    settle_device(cfg)
     if cfg.device == "cpu" and cfg.get("fp16"):
         # mmcv's mixed precision is for GPUs: here it would halve the images and nothing else
         warnings.warn(
@@ -81,6 +82,18 @@ def chosen_gpu(args: argparse.Namespace) -> int:
         has = f"the GPUs 0 to {there - 1}" if there else "no GPU"
         raise UserError(f"--gpu-id {chosen}: this machine has {has}")
     return chosen
+
+
+def settle_device(cfg: Config) -> None:
+    """The device is the machine's; cuDNN looks for its fastest kernels if the config says so."""
+    wanted, cfg.device = cfg.get("device"), get_device()
+    if wanted not in (None, cfg.device):
+        warnings.warn(
+            f"device={wanted!r} of the config is not used: this machine's is {cfg.device} "
+            "(CUDA_VISIBLE_DEVICES=-1 hides its GPUs)",
+            stacklevel=2,
+        )
+    torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
 
 
 def process_group(cfg: Config) -> dict:
@@ -122,7 +135,43 @@ def build_data(cfg: dict, split: str, default_args: dict | None = None):
             f"data.{split} has no usable images ({files}): it is empty, or none of its categories "
             f"is among the classes of the config ({', '.join(map(str, dataset.CLASSES[:3]))}, ...)"
         )
+    if split == "train":
+        check_classes(dataset)
     return dataset
+
+
+def check_classes(dataset) -> None:
+    """Refuse ``classes=`` of training data with a name that no annotation file has.
+
+    The classes of a data set's type (COCO's 80), when the config names none, may lack some.
+
+    Raises:
+        UserError: there is such a name; says which ones are similar.
+    """
+    named, known = [], set()
+    for part in parts_of(dataset):
+        if isinstance(part, CocoDataset) and part.CLASSES is not type(part).CLASSES:
+            named += part.CLASSES
+        if isinstance(part, CocoDataset):
+            known |= {category["name"] for category in part.coco.cats.values()}
+    missing = [name for name in dict.fromkeys(named) if name not in known]
+    if missing:
+        similar = difflib.get_close_matches(missing[0], known, n=1, cutoff=0.4)
+        hint = f"did you mean {similar[0]!r}?" if similar else f"it has {', '.join(sorted(known))}"
+        raise UserError(
+            f"data.train: its annotations have no category of the name "
+            f"{', '.join(map(repr, missing[:5]))}, which classes= of the config names; {hint}"
+        )
+
+
+def parts_of(dataset) -> Iterator:
+    """The data sets below wrappers that repeat, join or mix them."""
+    inner = [getattr(dataset, "dataset", None), *(getattr(dataset, "datasets", None) or ())]
+    inner = [part for part in inner if part is not None]
+    if not inner:
+        yield dataset
+    for part in inner:
+        yield from parts_of(part)
 
 
 def built(what: str, build: Callable):

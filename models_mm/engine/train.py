@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.resume_from:
         cfg.resume_from = args.resume_from
     # torchrun has started the job again after a fault (MAX_RESTARTS)
+    args.auto_resume |= bool(cfg.get("auto_resume"))
     args.auto_resume |= int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if args.auto_scale_lr:
         if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
@@ -111,7 +112,9 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     logger, environment = start_log(cfg, args.config, timestamp)
     before = resume_point(cfg, args.auto_resume, logger)
-    cfg.seed = init_random_seed(before.get("seed") if args.seed is None else args.seed, cfg.device)
+    seeds = (args.seed, before.get("seed"), cfg.get("seed"))
+    seed = next((seed for seed in seeds if seed is not None), None)
+    cfg.seed = init_random_seed(seed, cfg.device)
     if args.diff_seed:
         cfg.seed += get_dist_info()[0]
     set_random_seed(cfg.seed, deterministic=args.deterministic)

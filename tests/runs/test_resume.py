@@ -41,6 +41,14 @@ def test_mid_epoch(demo_data, uninterrupted, tmp_path, workers):
     assert checkpoint(tmp_path)["meta"]["seed"] == 3
 
 
+def test_settings_of_the_config_work_as_the_options(demo_data, uninterrupted, tmp_path):
+    shutil.copy(sorted(uninterrupted.glob("interim_*.pth"))[0], tmp_path)
+    train(demo_data, tmp_path, "auto_resume=True")
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
+    train(demo_data, tmp_path / "seed", "seed=3", "runner.max_epochs=1")
+    assert checkpoint(tmp_path / "seed")["meta"]["seed"] == 3
+
+
 def test_a_step_earlier_is_another_run(demo_data, uninterrupted, tmp_path):
     """The comparison above can fail: forgetting the random states shows in the weights."""
     found = checkpoint(uninterrupted, sorted(uninterrupted.glob("interim_*.pth"))[0].name)
