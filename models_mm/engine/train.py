@@ -112,9 +112,7 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     logger, environment = start_log(cfg, args.config, timestamp)
     before = resume_point(cfg, args.auto_resume, logger)
-    seeds = (args.seed, before.get("seed"), cfg.get("seed"))
-    seed = next((seed for seed in seeds if seed is not None), None)
-    cfg.seed = init_random_seed(seed, cfg.device)
+    cfg.seed = init_random_seed(before.get("seed") if args.seed is None else args.seed, cfg.device)
     if args.diff_seed:
         cfg.seed += get_dist_info()[0]
     set_random_seed(cfg.seed, deterministic=args.deterministic)

@@ -41,12 +41,10 @@ def test_mid_epoch(demo_data, uninterrupted, tmp_path, workers):
     assert checkpoint(tmp_path)["meta"]["seed"] == 3
 
 
-def test_settings_of_the_config_work_as_the_options(demo_data, uninterrupted, tmp_path):
+def test_auto_resume_in_the_config(demo_data, uninterrupted, tmp_path):
     shutil.copy(sorted(uninterrupted.glob("interim_*.pth"))[0], tmp_path)
     train(demo_data, tmp_path, "auto_resume=True")
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
-    train(demo_data, tmp_path / "seed", "seed=3", "runner.max_epochs=1")
-    assert checkpoint(tmp_path / "seed")["meta"]["seed"] == 3
 
 
 def test_a_step_earlier_is_another_run(demo_data, uninterrupted, tmp_path):
