@@ -223,7 +223,7 @@ class EpochRunner(Resumable, EpochBasedRunner):
 
     def translate_place(self, length: int) -> None:
         super().translate_place(length)
-        self._inner_iter = min(self._inner_iter, length - 1)
+        self._inner_iter = min(self._inner_iter, length)  # all of it may be done
         # what schedules and the estimate of the end count by
         self._iter = self._epoch * length + self._inner_iter
 

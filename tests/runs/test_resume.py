@@ -47,6 +47,16 @@ def test_auto_resume_in_the_config(demo_data, uninterrupted, tmp_path):
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
 
 
+def test_from_the_last_iteration_of_an_epoch(demo_data, uninterrupted, tmp_path):
+    """When all is trained, and the epoch's own checkpoint not yet written."""
+    train(demo_data, tmp_path, "checkpoint_config.iterations=8", arguments=["--seed", "3"])
+    (tmp_path / "parts").mkdir()
+    interim = shutil.copy(tmp_path / "interim_8.pth", tmp_path / "parts")
+    assert torch.load(interim, weights_only=True)["progress"]["inner_iter"] == 8
+    train(demo_data, tmp_path / "parts", arguments=["--auto-resume"])
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path / "parts"))
+
+
 def test_a_step_earlier_is_another_run(demo_data, uninterrupted, tmp_path):
     """The comparison above can fail: forgetting the random states shows in the weights."""
     found = checkpoint(uninterrupted, sorted(uninterrupted.glob("interim_*.pth"))[0].name)

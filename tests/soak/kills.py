@@ -68,6 +68,7 @@ def soak(count: int, seed: int, folder: Path) -> Tally:
         wrong += unlike(whole[kind], killed)
         if wrong:
             tally.fail(f"{case}: " + " | ".join(wrong)[:3000])
+            print(tally.failures[-1], file=sys.stderr)
         else:
             tally.count("runs bit-equal, none left, none hung")
 
