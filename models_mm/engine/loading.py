@@ -125,7 +125,8 @@ class Loader(DataLoader):
         return iterator
 
     def __iter__(self) -> Iterator:
-        batches = super().__iter__()
+        with liveness.within(self.patience(), self.late):
+            batches = super().__iter__()  # the workers answer that they begin anew
         while True:
             begun = time.monotonic()
             with liveness.within(self.patience(), self.late):

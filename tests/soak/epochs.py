@@ -79,6 +79,7 @@ class Training:
 
 def soak(count: int, seed: int, folder: Path) -> Tally:
     """Count the ends of epochs, of several trainings at once, each with an evaluation."""
+    sys.path.insert(0, str(ROOT / "tools"))  # where the drawing of the data is
     tally = Tally()
     data = draw(folder / "demo", train=4, val=2)
     running: list[Training] = []
