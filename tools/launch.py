@@ -24,6 +24,7 @@ from pathlib import Path
 import _checkout  # noqa: F401  isort: skip
 import torch
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import api
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
@@ -52,8 +53,9 @@ def main() -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # torchrun passes SIGTERM on; its older versions die of SIGUSR1
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    # after a failure the other ranks wait for the one that failed: they are not asked to end, as
-    # SIGTERM would, after which torchrun waits half a minute
+    # After a failure the other ranks wait for the one that failed: torchrun would ask them to end,
+    # which they do after an iteration that does not end, and wait for half a minute.
+    api._get_default_signal = lambda: signal.SIGKILL
     LocalElasticAgent._stop_workers = lambda agent, group, **more: agent._shutdown(
         signal.SIGKILL, **more
     )
