@@ -8,7 +8,6 @@ said later (:meth:`Loader.share`).
 """
 
 import faulthandler
-import math
 import os
 import signal
 import time
@@ -138,8 +137,9 @@ class Loader(DataLoader):
 
     def patience(self) -> float:
         """Seconds after which a batch is late; of the first one nothing is known."""
-        usual = max(AT_LEAST, SLOW * max(self.waits)) if self.waits else math.inf
-        return min(usual, self.hang_timeout)
+        if not self.waits:
+            return max(AT_LEAST, self.hang_timeout)
+        return min(self.hang_timeout, max(AT_LEAST, SLOW * max(self.waits)))
 
     def late(self) -> str:
         """Let the data workers print where they stand; returns what has not come."""
