@@ -171,6 +171,7 @@ class Watchdog:
             gone = [rank for rank in self.neighbours if self.has_ended(rank)]
             gone += [rank for rank in silent if rank not in self.neighbours and rank != self.rank]
             if gone:
+                time.sleep(1)  # a launcher looks five times a second, and is to find that one first
                 return " and ".join(map(self.name, gone)) + " is gone"
             time.sleep(0.2)
         return None
