@@ -16,7 +16,7 @@ from .tally import Tally
 
 AT_ONCE = 3  # trainings
 EPOCHS = 250  # of one training
-STILL = 60.0  # seconds without the end of an epoch, after the first
+STILL = 60.0  # seconds without an iteration or evaluation, after the first epoch
 
 
 class Training:
@@ -41,7 +41,8 @@ class Training:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        self.ended, self.since = 0, time.monotonic()
+        self.ended = self.lines = 0
+        self.since = time.monotonic()
 
     def look(self) -> int:
         """Epochs that have ended since the last look."""
@@ -49,8 +50,8 @@ class Training:
         lines = logs[0].read_text().splitlines() if logs else ()
         ended = sum('"mode": "val"' in line for line in lines)
         new, self.ended = ended - self.ended, ended
-        if new:
-            self.since = time.monotonic()
+        if len(lines) > self.lines:  # slow, on a loaded machine, is not still
+            self.lines, self.since = len(lines), time.monotonic()
         return new
 
     def family(self) -> list[psutil.Process]:
