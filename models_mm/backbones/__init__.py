@@ -6,6 +6,7 @@ from .convnext import ConvNeXt, KW_ConvNeXt, convnext_t, kw1x_convnext_t
 from .dfvt import DFvT, dfvt_b, dfvt_s, dfvt_t
 from .kw_mobilenetv2 import KW_MobileNetV2, kw1x_mobilenetv2, kw4x_mobilenetv2
 from .kw_resnet import KW_ResNet, kw1x_resnet50, kw4x_resnet50
+from .mobilenetv2 import MobileNetV2
 from .mpvit import MPViT, mpvit_base, mpvit_small, mpvit_tiny, mpvit_xsmall
 from .recnext import (
     RecNeXt,
@@ -23,6 +24,7 @@ __all__ = [
     "ConvNeXt",
     "DFvT",
     "MPViT",
+    "MobileNetV2",
     "KW_ConvNeXt",
     "KW_MobileNetV2",
     "KW_ResNet",

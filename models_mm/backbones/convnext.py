@@ -280,11 +280,15 @@ class KW_ConvNeXt(ConvNeXt):
         )
 
 
-@BACKBONES.register_module()
-class convnext_t(ConvNeXt):
+# mmdet's layer-wise decay of learning rates asks for "ConvNeXt" in a class's name.
+@BACKBONES.register_module("convnext_t")
+class ConvNeXt_T(ConvNeXt):
     __init__ = partialmethod(ConvNeXt.__init__, "t")
 
 
-@BACKBONES.register_module()
-class kw1x_convnext_t(KW_ConvNeXt):
+@BACKBONES.register_module("kw1x_convnext_t")
+class KW1x_ConvNeXt_T(KW_ConvNeXt):
     __init__ = partialmethod(KW_ConvNeXt.__init__, "t")
+
+
+convnext_t, kw1x_convnext_t = ConvNeXt_T, KW1x_ConvNeXt_T

@@ -6,7 +6,7 @@ Li, Yao, "KernelWarehouse: Rethinking the Design of Dynamic Convolution", ICML 2
 
 Provenance: written from the papers and a published architecture description; parameter names and
 features agree with the authors' published checkpoints (Apache-2.0). The plain MobileNetV2 is
-mmdet's.
+``mobilenetv2.py``.
 
 Shape legend: N batch, C channels, H, W map.
 """
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from models_mm.layers.warehouse import WarehouseManager
 
 from .base import Backbone, checkpointed, drop_path_rates, fold_norms, pretrained_init
+from .reference import check_published, ignoring_resnet
 
 
 class Group(NamedTuple):
@@ -50,6 +51,8 @@ STEM, LAST = 32, 1280
 OUTPUTS = (1, 3, 6, 13, 18)
 CHANNELS = (16, 24, 32, 96, LAST)
 STRIDES = (2, 4, 8, 16, 32)
+# The reference's further keyword.
+PUBLISHED = {"width_mult": 1.0}
 
 
 class ConvNorm(nn.Sequential):
@@ -124,11 +127,16 @@ class KW_MobileNetV2(Backbone):
         init_cfg: mmcv initialisation config.
         sharing_range: see :class:`WarehouseManager`, which takes further keywords.
 
+    What the reference's configs hand on of the ResNet that they inherit from is ignored, with a
+    warning, but for ``frozen_stages`` and ``norm_eval``, which they mean. Of their ``width_mult``,
+    1 is known.
+
     Raises:
         ValueError: ``out_indices`` or ``frozen_stages`` out of range; ``pretrained`` beside
             ``init_cfg``; layers do not fit their warehouses.
     """
 
+    @ignoring_resnet("frozen_stages", "norm_eval")
     def __init__(
         self,
         out_indices: tuple[int, ...] = (1, 2, 3, 4),
@@ -143,6 +151,8 @@ class KW_MobileNetV2(Backbone):
         sharing_range: Sequence[str] | str = ("layer", "pwconv"),
         **warehouses,
     ):
+        published = {key: warehouses.pop(key) for key in PUBLISHED if key in warehouses}
+        check_published("KW_MobileNetV2", published, PUBLISHED, ())
         if frozen_stages not in range(-1, len(CHANNELS)):
             raise ValueError(
                 f"frozen_stages must be -1 (nothing) or the number of an output up to "

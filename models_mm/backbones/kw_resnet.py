@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models_mm.layers.warehouse import WarehouseConv2d, WarehouseManager, pool
 
 from .base import Backbone, checkpointed, fold_norms, pretrained_init
+from .reference import ignoring_resnet
 
 WIDTHS = (64, 128, 256, 512)
 # (handed over to the previous stage, token, in, out, kernel size, stride) -> convolution
@@ -147,11 +148,15 @@ class KW_ResNet(Backbone):
         init_cfg: mmcv initialisation config.
         sharing_range: see :class:`WarehouseManager`, which takes further keywords.
 
+    What the reference's configs hand on of the ResNet that they inherit from is ignored, with a
+    warning, but for ``depth``, ``frozen_stages`` and ``norm_eval``, which they mean.
+
     Raises:
         ValueError: unknown ``depth``; ``out_indices`` or ``frozen_stages`` out of range;
             ``pretrained`` beside ``init_cfg``; layers do not fit their warehouses.
     """
 
+    @ignoring_resnet("depth", "frozen_stages", "norm_eval")
     def __init__(
         self,
         depth: int = 50,

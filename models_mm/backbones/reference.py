@@ -13,7 +13,7 @@ from mmcv.utils import get_logger, print_log
 
 # What a config hands on that inherits mmdet's ResNet detector without ``_delete_=True``.
 RESNET = ("depth", "num_stages", "style")
-# Keywords that then are the ResNet's too, whatever they mean here.
+# Keywords that then are the ResNet's too, unless the published configs set them for the backbone.
 SHARED_WITH_RESNET = ("frozen_stages", "norm_cfg", "norm_eval")
 WEIGHTS = ("pretrained", "init_cfg")
 
@@ -74,27 +74,33 @@ def variant_of(family: str, arch: str | dict | None, naming: dict, variants: dic
     return variants[arch]
 
 
-def ignoring_resnet(**instead):
+def ignoring_resnet(*own: str, **instead):
     """Let a backbone's ``__init__`` drop what its config inherited from mmdet's ResNet.
 
     The reference swallowed these keywords; to give them their meaning here would train something
     else. A warning names them.
 
     Args:
-        instead: what the published detectors had in their place.
+        own: those of the ResNet's keywords that the published configs set for this backbone.
+        instead: what the published detectors had in the place of others.
     """
+    marks = [key for key in RESNET if key not in own]
+    shared = [key for key in SHARED_WITH_RESNET if key not in own]
 
     def decorate(init):
         @wraps(init)
         def adapted(self, *args, **settings):
-            inherited = [key for key in RESNET if key in settings]
+            inherited = [key for key in marks if key in settings]
             if inherited:
-                inherited += [key for key in SHARED_WITH_RESNET if key in settings]
+                inherited += [key for key in shared if key in settings]
                 inherited += [key for key in WEIGHTS if "torchvision://" in str(settings.get(key))]
+                choice = (
+                    f" As published: {_named(instead, instead)}. "
+                    "Say _delete_=True in the backbone to choose."
+                )
                 print_log(
                     f"{type(self).__name__} ignores what its config inherits from a ResNet, as the "
-                    f"reference did: {_named(settings, inherited)}. As published: "
-                    f"{_named(instead, instead)}. Say _delete_=True in the backbone to choose.",
+                    f"reference did: {_named(settings, inherited)}.{choice if instead else ''}",
                     get_logger("mmcv"),
                     logging.WARNING,
                 )
