@@ -2,6 +2,7 @@
 
 import argparse
 import faulthandler
+import functools
 import gc
 import os
 import re
@@ -84,6 +85,18 @@ def fail(error: Exception, message: str) -> None:
     traced = os.environ.get("MODELS_MM_TRACEBACK", "0") != "0"
     trace = "".join(traceback.format_exception(error)) if traced else ""
     leave(1, f"{trace}{prefix}: {message}")
+
+
+def say(message: str) -> None:
+    """Print something that all ranks know, once for the whole job."""
+    if this_rank() == 0:
+        print(message, file=sys.stderr)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """:func:`say`, however often it is called."""
+    say(message)
 
 
 def wait_for_rank_0() -> None:

@@ -5,17 +5,21 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import mmdet
 from mmcv import Config
 from mmdet.utils import replace_cfg_vals, update_data_root
 
 import models_mm
 from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.engine.cli import say_once
+from models_mm.engine.foreign import known_bases, settle_pretrained, translate
 from models_mm.engine.overrides import apply
 from models_mm.errors import UserError
 
 PACKAGE = Path(models_mm.__file__).resolve().parent
 # configs/ and tools/ lie beside the package in a checkout and inside it once installed
 ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".mim"
+MMDET_CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 
 
 def load_config(path: str, overrides: dict | None = None) -> Config:
@@ -30,7 +34,8 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
     """
     file = find_config(path)
     try:
-        cfg = replace_cfg_vals(_read(file))
+        with known_bases((MMDET_CONFIGS, ROOT / "configs")):
+            cfg = replace_cfg_vals(_read(file))
         update_data_root(cfg)
     except RecursionError as error:
         raise UserError(f"config {file}: it is its own _base_, or too deep") from error
@@ -43,6 +48,8 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
         )
     if overrides:
         apply(cfg, overrides)
+    translate(cfg)
+    settle_pretrained(cfg.model)
     return cfg
 
 
@@ -56,7 +63,7 @@ def _read(file: Path) -> Config:
 
 
 def find_config(path: str) -> Path:
-    """The config file of a path as typed.
+    """The config file of a path as typed, or ours of its file name.
 
     Raises:
         UserError: there is none; names similar ones.
@@ -66,7 +73,11 @@ def find_config(path: str) -> Path:
             return candidate.resolve()
     if Path(path).is_dir():
         raise UserError(f"config {path} is a folder")
+    # names are unique: a test says so
     known = {file.stem: file for file in ROOT.glob("configs/*/*.py") if "_base_" not in file.parts}
+    if (file := known.get(Path(path).stem)) and file.name == Path(path).name:
+        say_once(f"config: {path} does not exist; taking {file.relative_to(ROOT)}")
+        return file.resolve()
     similar = difflib.get_close_matches(Path(path).stem, known, n=3, cutoff=0.5)
     hint = "".join(f"\n  did you mean {known[name].relative_to(ROOT)}?" for name in similar)
     raise UserError(f"config not found: {path}{hint}")

@@ -34,6 +34,7 @@ from models_mm.engine.hooks import (
 from models_mm.engine.loading import Loader
 from models_mm.engine.runners import build_runner
 from models_mm.engine.setup import build_data, built
+from models_mm.errors import UserError
 
 
 def train_detector(
@@ -65,7 +66,7 @@ def train_detector(
         cfg.runner,
         logger,
         model=model,
-        optimizer=built("optimizer", lambda: build_optimizer(model, cfg.optimizer)),
+        optimizer=optimizer_of(model, cfg.optimizer),
         work_dir=cfg.work_dir,
         meta=meta,
     )
@@ -146,6 +147,22 @@ def share_training(loader: Loader, cfg: Config, distributed: bool) -> None:
         seed=cfg.seed,
         runner_type=kind,
     )
+
+
+def optimizer_of(model: nn.Module, settings: dict):
+    """The optimizer of a config.
+
+    Raises:
+        UserError: it cannot be built, or decays learning rates by layers that it does not know.
+    """
+    try:
+        return built("optimizer", lambda: build_optimizer(model, settings))
+    except NotImplementedError as error:
+        backbone = type(getattr(model, "module", model).backbone).__name__
+        raise UserError(
+            f"optimizer.constructor {settings['constructor']} knows the layers of ConvNeXt, and "
+            f"none of {backbone}: leave constructor and paramwise_cfg out"
+        ) from error
 
 
 def optimizer_hook(cfg: Config, distributed: bool):

@@ -52,7 +52,7 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
     liveness.begin()
     cfg.gpu_ids = [chosen_gpu(args)]
     settle_device(cfg)
-    if cfg.device == "cpu" and cfg.get("fp16"):
+    if cfg.device == "cpu" and cfg.get("fp16") is not None:
         # mmcv's mixed precision is for GPUs: here it would halve the images and nothing else
         warnings.warn(
             "fp16 of the config needs a GPU: float32 on this CPU (amp=bfloat16 works here)",

@@ -22,7 +22,7 @@ from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.datasets.images import check_image_files
 from models_mm.engine import watchdog
-from models_mm.engine.cli import Parser, add_common_options, parse
+from models_mm.engine.cli import Parser, add_common_options, parse, say
 from models_mm.engine.configs import check_files, load_config
 from models_mm.engine.evaluation import check_evaluation, predict
 from models_mm.engine.kinds import SCORE, output_file, output_folder
@@ -111,7 +111,10 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     if args.eval_options and not (args.eval or args.format_only):
         parser.error("--eval-options is for --eval or --format-only")
     if (args.show or args.show_dir) and args.launcher != "none":
-        parser.error("--show and --show-dir need one process: `python tools/test.py` does it")
+        if not (args.out or args.eval or args.format_only):
+            parser.error("--show and --show-dir need one process: `python tools/test.py` does it")
+        say("no pictures: --show and --show-dir need one process; `python tools/test.py` does it")
+        args.show, args.show_dir = False, None
     if args.show and not can_show():
         parser.error("--show needs a display, and there is none: use --show-dir DIR")
 
@@ -200,7 +203,7 @@ def load_model(cfg: Config, checkpoint: str, fuse: bool) -> nn.Module:
     """The detector with the weights of a checkpoint, in eval mode."""
     cfg.model.train_cfg = None
     model = build_model(cfg)
-    if cfg.get("fp16"):
+    if cfg.get("fp16") is not None:
         wrap_fp16_model(model)
     meta = load_checkpoint(model, checkpoint).get("meta", {})
     model.CLASSES = meta.get("CLASSES") if isinstance(meta, dict) else None
