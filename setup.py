@@ -48,6 +48,7 @@ setup(
         "mmdet==2.28.2",
         # mmcv 1.7.x too, as mmcv or as mmcv-full: pip cannot say "either", so the import checks it
         "addict",
+        "filelock",
         "hotcoco>=1.3",
         "numpy",
         "opencv-python-headless",

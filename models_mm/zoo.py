@@ -11,10 +11,12 @@ from pathlib import Path
 
 import yaml
 from mmcv import Config
-from mmdet.models import BACKBONES, build_backbone
+from mmdet.models import BACKBONES, build_backbone, build_detector
 from torch import nn
 
-from models_mm.checkpoints import load_pretrained
+from models_mm.checkpoints import load_checkpoint, load_pretrained
+from models_mm.checkpoints.families import source_of, url_of
+from models_mm.checkpoints.fetch import fetch
 from models_mm.engine.configs import ROOT, load_config
 from models_mm.errors import UserError
 
@@ -22,12 +24,15 @@ from models_mm.errors import UserError
 SIZES = {"tiny": "t", "xsmall": "xs", "small": "s", "base": "b"}
 
 
-def create_backbone(name: str, pretrained: str | Path | None = None, **settings) -> nn.Module:
+def create_backbone(
+    name: str, pretrained: str | Path | bool | None = None, **settings
+) -> nn.Module:
     """A backbone as a plain module, without a detector around it.
 
     Args:
         name: a registered variant such as ``recnext_m3`` or ``biformer_small``.
-        pretrained: checkpoint to load: the published file, or a detector's.
+        pretrained: checkpoint to load: the published file, or a detector's; True downloads the
+            published file where it has a fixed address, and keeps it as ``torch.hub`` does.
         settings: what the constructor takes (``out_indices``, ``frozen_stages``, ``with_cp``, ...).
 
     Returns:
@@ -35,17 +40,69 @@ def create_backbone(name: str, pretrained: str | Path | None = None, **settings)
         ``.out_channels`` and ``.strides`` in the same order.
 
     Raises:
-        UserError: no such variant; names similar ones.
-        CheckpointError: the checkpoint cannot be read or is another model's.
+        UserError: no such variant; names similar ones. Or its file has no fixed address.
+        CheckpointError: the checkpoint cannot be had or read, or is another model's.
     """
     stem, _, size = name.rpartition("_")
     swapped = SIZES | {short: long for long, short in SIZES.items()}
     other = f"{stem}_{swapped.get(size)}"
     kind = other if other in BACKBONES.module_dict else known(name, BACKBONES.module_dict)
     backbone = build_backbone(dict(type=kind, **settings))
-    if pretrained is not None:
+    if pretrained is True:
+        pretrained = fetch_published(pretrained_file(kind))
+    if pretrained not in (None, False):
         load_pretrained(backbone, str(pretrained))
     return backbone
+
+
+def pretrained_file(kind: str) -> str:
+    """The name of the published file of a variant, pretrained on ImageNet.
+
+    Raises:
+        UserError: there is none.
+    """
+    for entry in catalogue():
+        if f"_{kind}_fpn_" in entry.name:
+            return entry.metadata["Pretrained File"]
+    raise UserError(f"{kind} is no published variant: give the checkpoint's path")
+
+
+def fetch_published(file: str, folder: str | Path | None = None) -> Path:
+    """Download a published file, and check that its model loads it.
+
+    Args:
+        file: its name: of a backbone pretrained on ImageNet, or of a detector.
+        folder: where to put it (default: ``torch.hub.get_dir()/checkpoints``).
+
+    Raises:
+        UserError: there is no such file, or it has no fixed address.
+        CheckpointError: it cannot be downloaded, or its model does not load it.
+    """
+    rows = {}
+    for entry in reversed(catalogue()):  # the first row of a file is to stay
+        rows[entry.metadata["Pretrained File"]] = entry
+    for entry in catalogue():
+        if "Checkpoint File" in entry.metadata:
+            rows[entry.metadata["Checkpoint File"]] = entry
+    entry = rows[known(file, rows)]
+    pretrained = file == entry.metadata["Pretrained File"]
+    url = url_of(file) if pretrained else entry.weights
+    if not url:
+        source = source_of(file) or entry.collection["Code"]["URL"]
+        raise UserError(
+            f"{file} has no fixed address: it is published at {source}; download it, and give its "
+            "path"
+        )
+
+    def accept(path: str) -> None:
+        cfg = load_config(entry.config).model
+        cfg.backbone.init_cfg = None
+        if pretrained:
+            load_pretrained(build_backbone(cfg.backbone), path)
+        else:
+            load_checkpoint(build_detector(cfg), path)
+
+    return fetch(url, folder, accept=accept)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ python tools/zoo.py list                          every row of the five publishe
 python tools/zoo.py list --family mpvit --detector retinanet
 python tools/zoo.py list --all                    every config, published or not
 python tools/zoo.py show mask_rcnn_recnext_m3_fpn_1x_coco
+python tools/zoo.py fetch recnext_m3_distill_300e.pth   download a published file to pretrain/
 python tools/zoo.py readme                        README.md's results, from the metafiles
 """
 
@@ -14,7 +15,7 @@ import yaml
 
 from models_mm.engine.cli import Parser, run
 from models_mm.errors import UserError
-from models_mm.zoo import catalogue, get_entry, list_configs, results
+from models_mm.zoo import catalogue, fetch_published, get_entry, list_configs, results
 
 BEGIN, END = "<!-- results: written by tools/zoo.py readme -->", "<!-- end of results -->"
 
@@ -29,10 +30,14 @@ def main() -> None:
     listing.add_argument("--all", action="store_true", help="names of all configs instead")
     one = commands.add_parser("show", help="all that is known of one row")
     one.add_argument("name")
+    file = commands.add_parser("fetch", help="download a published file and check it")
+    file.add_argument("name", help="of the file, or of the config that starts from it")
+    file.add_argument("--to", default="pretrain", metavar="FOLDER", help="default: pretrain")
     readme = commands.add_parser("readme", help="write the results tables of a README")
     readme.add_argument("file", nargs="?", default="README.md")
     args = parser.parse_args()
-    {"list": show_list, "show": show_one, "readme": write_readme}[args.command](args)
+    call = {"list": show_list, "show": show_one, "fetch": fetch_one, "readme": write_readme}
+    call[args.command](args)
 
 
 def show_list(args) -> None:
@@ -71,6 +76,12 @@ def show_one(args) -> None:
         facts["Weights"] = entry.weights
     facts |= {key: value for key, value in entry.collection.items() if key != "Metadata"}
     print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+def fetch_one(args) -> None:
+    """Download a file, unless it is there."""
+    rows = {entry.name: entry.metadata["Pretrained File"] for entry in catalogue()}
+    print(fetch_published(rows.get(args.name, args.name), args.to))
 
 
 def write_readme(args) -> None:

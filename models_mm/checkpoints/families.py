@@ -38,3 +38,11 @@ def source_of(file_name: str) -> str:
         if re.fullmatch(family.files, file_name):
             return family.source
     return ""
+
+
+def url_of(file_name: str) -> str:
+    """The fixed address of a published file; empty when there is none."""
+    for family in FAMILIES:
+        if family.url and re.fullmatch(family.files, file_name):
+            return family.url(file_name)
+    return ""

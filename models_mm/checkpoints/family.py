@@ -24,6 +24,7 @@ class Family:
         missing: patterns (full match) of backbone keys that the file does not have.
         files: pattern of published file names.
         source: where those are published.
+        url: the address of a published file, by its name, where there is a fixed one.
         adapt: renames or resizes the entries of a file for a backbone.
         in_detectors: whether the backbones of published detectors differ from ours in the same way.
     """
@@ -34,6 +35,7 @@ class Family:
     missing: tuple[str, ...] = ()
     files: str = r"(?!)"
     source: str = ""
+    url: Callable[[str], str] | None = None
     adapt: Callable[[dict, nn.Module], dict] | None = None
     in_detectors: bool = False
 

@@ -15,7 +15,7 @@ from safetensors.torch import save
 
 from models_mm.checkpoints.archives import read_torch
 from models_mm.checkpoints.disk import no_room, open_regular, replacing
-from models_mm.checkpoints.families import source_of
+from models_mm.checkpoints.families import source_of, url_of
 from models_mm.checkpoints.pickles import (
     GRANTED,
     MULTIPLE,
@@ -161,8 +161,12 @@ def _members(path: Path) -> list[str]:
 
 def missing_file_message(path: str) -> str:
     """What to say of a checkpoint that does not exist: where it comes from, where to put it."""
-    origin = source_of(Path(path).name)
+    name = Path(path).name
+    origin = source_of(name)
     hint = f"\n  It is published at {origin}; download it and put it there." if origin else ""
+    if url_of(name):
+        to = "" if str(Path(path).parent) == "pretrain" else f" --to {Path(path).parent}"
+        hint += f"\n  `python tools/zoo.py fetch {name}{to}` does it."
     return f"checkpoint not found: {path}{hint}"
 
 

@@ -7,7 +7,6 @@ in a file that keeps them under ``'model'``.
 
 import functools
 import os
-from pathlib import Path
 from urllib.parse import urlparse
 
 import mmcv.runner.checkpoint as checkpoint
@@ -17,8 +16,8 @@ from mmcv.runner import CheckpointLoader
 from torch.torch_version import TorchVersion
 
 from models_mm.checkpoints import PretrainedInit, load_checkpoint, read_checkpoint
+from models_mm.checkpoints.fetch import fetch
 from models_mm.compat.replace import replace_everywhere
-from models_mm.errors import CheckpointError
 
 _torch_load = torch.load
 _load_checkpoint = checkpoint.load_checkpoint
@@ -42,17 +41,9 @@ def load_url(
     Raises:
         CheckpointError: it cannot be downloaded or read.
     """
-    folder = Path(model_dir or os.path.join(torch.hub.get_dir(), "checkpoints"))
-    file = folder / (file_name or os.path.basename(urlparse(url).path))
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        found = torch.hub.HASH_REGEX.search(file.name) if check_hash else None
-        try:
-            torch.hub.download_url_to_file(url, str(file), found and found.group(1), progress)
-        except (OSError, RuntimeError) as error:  # no network, no such file; another hash
-            raise CheckpointError(
-                f"{url} cannot be downloaded ({error}): download it elsewhere, and put it at {file}"
-            ) from error
+    name = file_name or os.path.basename(urlparse(url).path)
+    found = torch.hub.HASH_REGEX.search(name) if check_hash else None
+    file = fetch(url, model_dir, name, sha256=found.group(1) if found else "")
     return read_checkpoint(file, map_location=map_location)
 
 

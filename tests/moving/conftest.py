@@ -1,0 +1,54 @@
+"""A reference project's folder, with a small data set where its configs look for COCO."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from models_mm.engine import test as testing
+from models_mm.engine import train as training
+from models_mm.engine.configs import load_config
+
+from ..data import COCO_NAMES, draw
+from ..test_configs import shrink
+from .projects import PROJECTS
+
+
+@pytest.fixture(scope="package")
+def little_coco(tmp_path_factory) -> Path:
+    """2 + 1 drawn images under names of COCO's classes."""
+    folder = draw(tmp_path_factory.mktemp("data") / "coco", train=2, val=1)
+    for file in (folder / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["name"] = COCO_NAMES[category["name"]]
+        file.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, little_coco):
+    """Write a project's folder and work in it; returns its configs, relative to the folder."""
+    monkeypatch.delenv("MMDET_DATASETS", raising=False)
+
+    def make(name: str) -> dict[str, str]:
+        files = PROJECTS[name](tmp_path / name)
+        (tmp_path / name / "data").mkdir()
+        (tmp_path / name / "data/coco").symlink_to(little_coco)
+        monkeypatch.chdir(tmp_path / name)
+        return {key: str(file.relative_to(tmp_path / name)) for key, file in files.items()}
+
+    return make
+
+
+@pytest.fixture
+def small_images(monkeypatch):
+    """Train and test in this process with images of 128 x 96 pixels."""
+
+    def load_small(*args):
+        cfg = load_config(*args)
+        shrink(cfg.data)
+        return cfg
+
+    monkeypatch.setattr(training, "load_config", load_small)
+    monkeypatch.setattr(testing, "load_config", load_small)
