@@ -16,8 +16,8 @@ from .projects import PROJECTS
 
 @pytest.fixture(scope="package")
 def little_coco(tmp_path_factory) -> Path:
-    """2 + 1 drawn images under names of COCO's classes."""
-    folder = draw(tmp_path_factory.mktemp("data") / "coco", train=2, val=1)
+    """1 + 1 drawn images under names of COCO's classes."""
+    folder = draw(tmp_path_factory.mktemp("data") / "coco", train=1, val=1)
     for file in (folder / "annotations").glob("*.json"):
         content = json.loads(file.read_text())
         for category in content["categories"]:

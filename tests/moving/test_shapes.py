@@ -29,13 +29,14 @@ def test_it_builds(name, shape, project):
 
 
 def step_and_test(config: str) -> dict:
-    """One iteration on two images through train.py's main, then test.py's; the checkpoint."""
-    options = ["--cfg-options", *SCRATCH, "runner.max_epochs=1", "data.samples_per_gpu=2"]
-    options += ["data.workers_per_gpu=0", "log_config.interval=1"]
-    training.main([config, "--work-dir", "work", "--seed", "0", *options])
+    """One iteration on one image through train.py's main, then test.py's; the checkpoint."""
+    options = ["--cfg-options", *SCRATCH, "runner.max_epochs=1", "data.samples_per_gpu=1"]
+    options += ["data.workers_per_gpu=0"]
+    training.main([config, "--work-dir", "work", "--no-validate", *options])
     found = torch.load("work/epoch_1.pth", weights_only=True)
     metrics = ["bbox"] if "retinanet" in config else ["bbox", "segm"]
-    testing.main([config, "work/latest.pth", "--work-dir", "work", "--eval", *metrics])
+    options = ["--eval", *metrics, "--cfg-options", "data.workers_per_gpu=0"]
+    testing.main([config, "work/latest.pth", "--work-dir", "work", *options])
     assert any(name.startswith("eval_") for name in os.listdir("work"))
     return found
 
