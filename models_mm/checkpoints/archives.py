@@ -15,7 +15,15 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from models_mm.checkpoints.disk import open_regular
-from models_mm.checkpoints.pickles import GRANTED, MULTIPLE, OBJECT, Known, PlainUnpickler, refuse
+from models_mm.checkpoints.pickles import (
+    GRANTED,
+    MULTIPLE,
+    OBJECT,
+    InertUnpickler,
+    Known,
+    PlainUnpickler,
+    refuse,
+)
 
 ZIP = b"PK\x03\x04"  # how an archive begins
 LEGACY = 0x1950A86A20F9469CFC6C  # and what the older format has first
@@ -56,7 +64,7 @@ class Storage(NamedTuple):
     dtype: torch.dtype
 
 
-class TorchUnpickler(PlainUnpickler):
+class TorchUnpickler(InertUnpickler):
     """An unpickler of plain data, arrays, and tensors in storages of their own.
 
     Args:

@@ -19,7 +19,9 @@ from models_mm.checkpoints.families import source_of, url_of
 from models_mm.checkpoints.pickles import (
     GRANTED,
     MULTIPLE,
+    Foreign,
     ForeignName,
+    InertUnpickler,
     check_extent,
     read_pickle,
 )
@@ -33,38 +35,36 @@ def is_url(path: str) -> bool:
     return bool(URL.match(path))
 
 
-def read_checkpoint(path: str | os.PathLike, map_location="cpu", trust: bool = False) -> dict:
+def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     """Read a checkpoint: PyTorch's formats, a ``.pkl`` of plain data, or safetensors.
 
-    Nothing that the file brings along is run, and what it takes is bounded by its size.
+    Nothing that the file brings along is run, and what it takes is bounded by its size. An object
+    of a class that is no plain data is read as a :class:`pickles.Foreign`, which is a name only.
 
     Args:
         path: a local file.
         map_location: the device that tensors are brought to; anything else that ``torch.load``
             takes means the CPU.
-        trust: unpickle whatever the file contains, **running the code it brings along**. Only for
-            files whose origin you trust, and only by an explicit wish of the user.
 
     Raises:
-        CheckpointError: no such file, truncated or damaged, not a checkpoint, or in need of more
-            than weights and plain data.
+        CheckpointError: no such file, truncated or damaged, or not a checkpoint.
     """
     path = Path(path).expanduser()
-    checkpoint = read_content(path, map_location, trust)
+    checkpoint = read_content(path, map_location)
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(
-            f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary"
-        )
+        kind = checkpoint.name if isinstance(checkpoint, Foreign) else type(checkpoint).__name__
+        raise CheckpointError(f"{path} is not a checkpoint: it holds a {kind}, not a dictionary")
+    if isinstance(checkpoint.get("meta"), Foreign):
+        checkpoint["meta"] = {}
     return checkpoint
 
 
-def read_content(path: Path, map_location="cpu", trust: bool = False, weights: bool = True):
+def read_content(path: Path, map_location="cpu", weights: bool = True):
     """As :func:`read_checkpoint`, whatever it is that the file holds.
 
     Args:
         path: a local file.
         map_location: as there.
-        trust: as there.
         weights: read the values of tensors too, where the format lets them be left out.
     """
     if not path.exists():
@@ -77,9 +77,7 @@ def read_content(path: Path, map_location="cpu", trust: bool = False, weights: b
         if path.suffix == ".safetensors":
             return _read_safetensors(path, device)
         if path.suffix == ".pkl" and not members:
-            return read_pickle(path, trust)
-        if trust:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=False)
+            return read_pickle(path, InertUnpickler)
         return on_device(read_torch(path, weights), torch.device(device))
     except TorchScript as error:
         raise CheckpointError(
@@ -139,11 +137,7 @@ def _explanation(path: Path, error: BaseException) -> str:
     reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
     if isinstance(error, ForeignName):
         name = reason.removeprefix("it names ")[:80]
-        return (
-            f"{path} holds more than weights and plain data ({name}), and "
-            "reading it would run code. If you trust its origin, rewrite it once: "
-            f"`python tools/convert_checkpoint.py rewrite {path} OUT.pth --trust`"
-        )
+        return f"{path} holds a tensor of a kind that is not read here ({name})"
     return (
         f"{path} cannot be read ({path.stat().st_size:,} bytes; {type(error).__name__}: {reason}): "
         "the file is truncated, damaged or no PyTorch checkpoint. Copy or download it again"
@@ -209,10 +203,15 @@ def plain(value, where: str = "") -> tuple[object, list[str]]:
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), []
     if isinstance(value, argparse.Namespace):
         value = vars(value)
+    if isinstance(value, Foreign):
+        return None, [f"{where} ({value.name})"]
     dropped: list[str] = []
     if isinstance(value, dict):
         copy = {}
         for key, item in value.items():
+            if isinstance(key, Foreign):
+                dropped.append(f"{where}[{key.name}]")
+                continue
             kept, lost = plain(item, f"{where}.{key}" if where else str(key))
             dropped += lost
             if kept is not None or item is None:

@@ -37,6 +37,21 @@ class ForeignName(pickle.UnpicklingError):
         super().__init__(f"it names {name}")
 
 
+class Foreign:
+    """What stands for an object, class or function that is not in the table: its name, no content.
+
+    Whatever a pickle does to it, calls it, gives it a state or fills it, has no effect.
+    """
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = "".join(letter if letter.isprintable() else "?" for letter in name[:80])
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not read>"
+
+
 class Known:
     """A name of the table, as it lies on the stack: ``build(unpickler, *arguments)`` calls it."""
 
@@ -53,7 +68,7 @@ def check_keys(keys, kinds: set[type] = frozenset()) -> None:
     """Refuse keys whose hash takes for ever, or a deeper stack than the machine's."""
     for key in keys:
         kind = type(key)
-        if kind is str or kind in kinds:
+        if kind is str or kind in kinds or kind is Foreign:
             continue
         if kinds or not (kind in SCALARS or kind is tuple or isinstance(key, np.generic)):
             refuse(f"a {kind.__name__} is a key")
@@ -97,11 +112,13 @@ class PlainUnpickler(pickle._Unpickler):
         size: bytes that it can have; what it builds is counted against them.
 
     Raises:
-        ForeignName: the pickle names anything that is not in ``names``.
+        ForeignName: the pickle names anything that is not in ``names``, unless it is read with
+            placeholders (``inert``).
         Exception: it is damaged or asks for too much; of whatever kind.
     """
 
     names: dict[tuple[str, str], object] = {}
+    inert = False  # whether a Foreign stands for what is not in the table
 
     def __init__(self, file, size: int):
         super().__init__(file, encoding="latin1")
@@ -117,7 +134,10 @@ class PlainUnpickler(pickle._Unpickler):
         try:
             return self.names[module, name]
         except KeyError:
-            raise ForeignName(f"{module}.{name}") from None
+            if not self.inert or module == "torch._utils":  # a kind of tensor
+                raise ForeignName(f"{module}.{name}") from None
+            self.charge(OBJECT)
+            return Foreign(f"{module}.{name}")
 
     def charge(self, cost: int) -> None:
         """Count bytes of memory that the pickle is about to take."""
@@ -127,6 +147,8 @@ class PlainUnpickler(pickle._Unpickler):
 
     def into(self, *kinds: type):
         """The container on the stack, which must be of one of these types."""
+        if type(self.stack[-1]) is Foreign:
+            return kinds[0]()
         if type(self.stack[-1]) not in kinds:
             refuse(f"it fills a {type(self.stack[-1]).__name__}")
         return self.stack[-1]
@@ -184,9 +206,19 @@ class PlainUnpickler(pickle._Unpickler):
     def on_call(self) -> None:
         """The codes for a call and for a new object."""
         arguments, known = self.stack.pop(), self.stack.pop()
+        if type(known) is Foreign:
+            return self.make(Foreign(known.name), OBJECT)
         if type(known) is not Known or known.build is None or type(arguments) is not tuple:
             refuse(f"it calls a {type(known).__name__}")
         self.append(known.build(self, *arguments))
+        return None
+
+    def on_call_with_keywords(self) -> None:
+        self.stack.pop()
+        self.stack.pop()
+        if type(self.stack[-1]) is not Foreign:
+            refuse("it calls with keywords")
+        self.append(Foreign(self.stack.pop().name))
 
     def on_build(self) -> None:
         """Give the object on the stack its state."""
@@ -199,7 +231,8 @@ class PlainUnpickler(pickle._Unpickler):
             self.charge(DICT * (1 + len(state)))
             check_keys(state, {str})
             vars(target).update(state)
-        elif type(target) is not OrderedDict:  # whose state is the versions of torch's modules
+        # an OrderedDict's is the versions of torch's modules
+        elif type(target) not in (OrderedDict, Foreign):
             refuse(f"it sets the state of a {type(target).__name__}")
 
     def on_bytearray(self) -> None:
@@ -227,10 +260,11 @@ class PlainUnpickler(pickle._Unpickler):
         pickle.ADDITEMS[0]: on_additems,
         pickle.REDUCE[0]: on_call,
         pickle.NEWOBJ[0]: on_call,
+        pickle.NEWOBJ_EX[0]: on_call_with_keywords,
         pickle.BUILD[0]: on_build,
         pickle.BYTEARRAY8[0]: on_bytearray,
         **dict.fromkeys(
-            pickle.NEWOBJ_EX + pickle.OBJ + pickle.INST + pickle.EXT1 + pickle.EXT2 + pickle.EXT4,
+            pickle.OBJ + pickle.INST + pickle.EXT1 + pickle.EXT2 + pickle.EXT4,
             on_other,
         ),
         **dict.fromkeys(pickle.NEXT_BUFFER + pickle.READONLY_BUFFER, on_other),
@@ -296,6 +330,11 @@ def _ordered_dict(reader: PlainUnpickler, items=()) -> OrderedDict:
 
 def _counter(reader: PlainUnpickler, items=()) -> Counter:
     return Counter(dict(_ordered_dict(reader, items)))
+
+
+def _default_dict(reader: PlainUnpickler, factory=None, items=()) -> dict:
+    """A dictionary; what it would make of a missing key is left out."""
+    return dict(_ordered_dict(reader, items))
 
 
 def _set(reader: PlainUnpickler, items=()) -> set:
@@ -420,6 +459,7 @@ def _scalar(reader: PlainUnpickler, dtype, data) -> np.generic:
 PlainUnpickler.names = {
     ("collections", "OrderedDict"): Known(_ordered_dict),
     ("collections", "Counter"): Known(_counter),
+    ("collections", "defaultdict"): Known(_default_dict),
     ("argparse", "Namespace"): Known(_namespace),
     ("yacs.config", "CfgNode"): Known(_ordered_dict),  # settings in the files of Swin's descent
     ("_codecs", "encode"): Known(_encode),
@@ -445,10 +485,14 @@ PlainUnpickler.names = {
 }
 
 
-def read_pickle(path: Path, trust: bool = False):
-    """The content of a pickle; with ``trust``, **running the code it brings along**."""
+class InertUnpickler(PlainUnpickler):
+    """An unpickler to which the names that it does not know are names only."""
+
+    inert = True
+
+
+def read_pickle(path: Path, kind: type[PlainUnpickler] = PlainUnpickler):
+    """The content of a pickle, by one of the unpicklers."""
     with open_regular(path) as file:
-        if trust:
-            return pickle.Unpickler(file, encoding="latin1").load()
         content = file.read()
-    return PlainUnpickler(io.BytesIO(content), len(content)).load()
+    return kind(io.BytesIO(content), len(content)).load()

@@ -206,7 +206,8 @@ def load_model(cfg: Config, checkpoint: str, fuse: bool) -> nn.Module:
     if cfg.get("fp16") is not None:
         wrap_fp16_model(model)
     meta = load_checkpoint(model, checkpoint).get("meta", {})
-    model.CLASSES = meta.get("CLASSES") if isinstance(meta, dict) else None
+    names = meta.get("CLASSES") if isinstance(meta, dict) else None
+    model.CLASSES = names if isinstance(names, (tuple, list)) else None
     model.eval()
     if fuse:
         if hasattr(model.backbone, "fuse"):

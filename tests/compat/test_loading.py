@@ -97,8 +97,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 def test_code_in_a_checkpoint_does_not_run(reader, evil, model):
-    with pytest.raises(CheckpointError, match="evil.pth holds more .*posix.mkdir.*--trust"):
-        READERS[reader](evil, model)
+    READERS[reader](evil, model)  # the weights are sound; the fixture looks whether it ran
 
 
 def test_plain_torch_load_refuses_code(evil):
@@ -108,8 +107,8 @@ def test_plain_torch_load_refuses_code(evil):
 
 
 def test_code_does_not_run_by_url(evil, model, site):
-    with pytest.raises(CheckpointError, match="evil.pth holds more than weights"):
-        mmcv.runner.load_checkpoint(model, f"{site}/evil.pth")
+    checkpoint = mmcv.runner.load_checkpoint(model, f"{site}/evil.pth")
+    assert checkpoint["meta"] == {}
 
 
 def test_code_does_not_run_by_alias(evil, model, tmp_path, monkeypatch):
@@ -178,8 +177,8 @@ def test_init_detector(small_detector, tmp_path):
         assert torch.equal(value, expected[key]), key
 
 
-def test_init_detector_refuses_code(small_detector, evil):
-    with pytest.raises(CheckpointError, match="holds more than weights"):
+def test_init_detector_runs_no_code(small_detector, evil):
+    with pytest.raises(CheckpointError, match="a whole detector is needed"):
         init_detector(copy.deepcopy(small_detector), str(evil), device="cpu")
 
 
