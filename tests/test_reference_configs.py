@@ -58,7 +58,7 @@ def write_config(path: Path, backbone: dict, channels: list[int]) -> Path:
     """A config that inherits mmdet's ResNet detector and puts a backbone in its place."""
     bases = ("models/mask_rcnn_r50_fpn", "datasets/coco_instance", "schedules/schedule_1x")
     bases = [f"{MMDET_CONFIGS}/{name}.py" for name in (*bases, "default_runtime")]
-    delete = {} if backbone is RECNEXT else {"_delete_": True}
+    delete = {} if backbone in (RECNEXT, KW_RESNET) else {"_delete_": True}
     path.write_text(
         f"_base_ = {bases}\n"
         f"model = dict(backbone={delete | backbone}, neck=dict(in_channels={channels}))\n"
