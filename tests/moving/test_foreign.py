@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcv import Config
 from mmcv.runner import Fp16OptimizerHook, GradientCumulativeOptimizerHook, OptimizerHook
 from mmdet.models import build_backbone, build_detector
 
@@ -17,7 +16,6 @@ from models_mm.engine import cli
 from models_mm.engine import test as testing
 from models_mm.engine import train as training
 from models_mm.engine.configs import load_config
-from models_mm.engine.execution import settle_precision
 from models_mm.engine.foreign import settle_pretrained, translate
 from models_mm.engine.loop import optimizer_hook, optimizer_of
 from models_mm.errors import UserError
@@ -151,13 +149,6 @@ def test_an_empty_fp16_is_on(tmp_path, demo_data, monkeypatch):
     cfg.device = "cpu"
     model = testing.load_model(cfg, str(work / "latest.pth"), fuse=False)
     assert model.fp16_enabled and model.bbox_head.fp16_enabled
-
-
-@pytest.mark.parametrize(("value", "meaning"), [(True, {}), (False, None)])
-def test_fp16_as_a_flag(value, meaning):
-    cfg = Config(dict(fp16=value))
-    settle_precision(cfg)
-    assert cfg.fp16 == meaning
 
 
 # --- --show
