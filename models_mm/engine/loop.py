@@ -155,14 +155,18 @@ def optimizer_of(model: nn.Module, settings: dict):
     Raises:
         UserError: it cannot be built, or decays learning rates by layers that it does not know.
     """
-    try:
-        return built("optimizer", lambda: build_optimizer(model, settings))
-    except NotImplementedError as error:
-        backbone = type(getattr(model, "module", model).backbone).__name__
-        raise UserError(
-            f"optimizer.constructor {settings['constructor']} knows the layers of ConvNeXt, and "
-            f"none of {backbone}: leave constructor and paramwise_cfg out"
-        ) from error
+
+    def build():
+        try:
+            return build_optimizer(model, settings)
+        except NotImplementedError as error:
+            backbone = type(getattr(model, "module", model).backbone).__name__
+            raise UserError(
+                f"optimizer.constructor {settings['constructor']} knows the layers of ConvNeXt, "
+                f"and none of {backbone}: leave constructor and paramwise_cfg out"
+            ) from error
+
+    return built("optimizer", build)
 
 
 def optimizer_hook(cfg: Config, distributed: bool):

@@ -83,7 +83,7 @@ def test_a_path_of_theirs_means_our_config_of_that_name(tmp_path, monkeypatch, c
 
 def apex_config(tmp_path: Path, **changes) -> str:
     """The tiny detector with runner and hook of Swin's detection."""
-    hook = {**APEX["optimizer_config"], **changes}
+    hook = {"_delete_": True, **APEX["optimizer_config"], **changes}
     settings = {**APEX, "optimizer_config": hook}
     settings["runner"] = dict(type="EpochBasedRunnerAmp", max_epochs=1)
     lines = [f"_base_ = {TINY!r}"] + [f"{key} = {value!r}" for key, value in settings.items()]
@@ -189,7 +189,8 @@ def test_layer_wise_decay_acts_on_our_names(kind, tmp_path):
     cfg = load_config(str(PROJECTS["kernelwarehouse"](tmp_path)[shape]))
     if kind == kind.lower():  # our names for the variants
         drop = ("depths", "dims", "in_chans")
-        cfg.model.backbone = {k: v for k, v in cfg.model.backbone.items() if k not in drop}
+        for key in drop:
+            del cfg.model.backbone[key]
     cfg.model.backbone.type = kind
     cfg.model.pretrained = None
     with torch.device("meta"):
