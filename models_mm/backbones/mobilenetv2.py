@@ -33,7 +33,7 @@ class MobileNetV2(Original):
 
     def __init__(self, *args, width_mult: float | None = None, **settings):
         if width_mult is None:
-            super().__init__(*args, **settings)
+            Original.__init__(self, *args, **settings)
         else:
             check_published("MobileNetV2", {"width_mult": width_mult}, {"width_mult": 1.0}, ())
             self._build_baseline(*args, **settings)

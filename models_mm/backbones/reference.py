@@ -5,6 +5,7 @@ configs. Keywords that name a published variant select it; those with an effect 
 published value; whatever else is refused by name, as any unknown keyword is.
 """
 
+import inspect
 import logging
 from collections.abc import Collection, Mapping
 from functools import wraps
@@ -108,9 +109,22 @@ def ignoring_resnet(*own: str, **instead):
                 settings = {**instead, **settings}
             init(self, *args, **settings)
 
+        # whoever checks a config by the signature is to see that these are taken
+        adapted.__signature__ = _with_keywords(inspect.signature(init), [*marks, *shared])
         return adapted
 
     return decorate
+
+
+def _with_keywords(signature: inspect.Signature, names: Collection[str]) -> inspect.Signature:
+    """A signature with further optional keywords, unless it has them."""
+    parameters = list(signature.parameters.values())
+    rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    parameters = [p for p in parameters if p not in rest]
+    for name in names:
+        if name not in signature.parameters:
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None))
+    return signature.replace(parameters=[*parameters, *rest])
 
 
 def _named(settings: Mapping, keys: Collection[str]) -> str:

@@ -11,6 +11,7 @@ from mmdet.models import build_detector
 from models_mm.engine import test as testing
 from models_mm.engine import train as training
 from models_mm.engine.configs import load_config
+from models_mm.engine.settings import check_settings
 
 from .projects import SHAPES
 
@@ -22,6 +23,8 @@ SCRATCH = ("model.pretrained=None", "model.backbone.init_cfg=None")
 @pytest.mark.parametrize(("name", "shape"), SHAPES, ids=[shape for _, shape in SHAPES])
 def test_it_builds(name, shape, project):
     cfg = load_config(project(name)[shape], {"model.pretrained": None})
+    check_settings(cfg, ("train", "val"), training=True)  # as train.py does before it builds
+    check_settings(cfg, ("test",), training=False)
     with torch.device("meta"):
         backbone = build_detector(cfg.model).backbone
     if shape not in ("resnet50", "mobilenetv2"):  # mmdet's state none
