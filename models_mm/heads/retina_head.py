@@ -31,7 +31,7 @@ class Detectron2RetinaHead(RetinaHead):
         self, *args, loss_normalizer: float = 100, loss_normalizer_momentum: float = 0.9, **kwargs
     ):
         super().__init__(*args, **kwargs)
-        self.loss_normalizer = loss_normalizer
+        self.loss_normalizer = float(loss_normalizer)
         self.loss_normalizer_momentum = loss_normalizer_momentum
 
     def get_targets(self, *args, **kwargs) -> tuple | None:

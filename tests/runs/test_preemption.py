@@ -63,16 +63,37 @@ def test_one_process_and_its_workers(demo_data, start_tool, tmp_path):
     assert "ended as asked" in log.read_text() and "Traceback" not in log.read_text()
 
 
+STUCK = """
+import time
+from pathlib import Path
+
+from mmcv.runner import HOOKS, Hook
+
+
+@HOOKS.register_module()
+class StuckHook(Hook):
+    def after_train_iter(self, runner):
+        while (Path(runner.work_dir) / "stuck").exists():
+            time.sleep(0.1)
+"""
+
+
 def test_a_second_signal_ends_at_once(demo_data, start_tool, tmp_path):
-    """Even a process that will not finish its iteration: its checkpoint hangs on a pipe."""
+    """Even a process that will not finish its iteration."""
+    (tmp_path / "stuck_hook.py").write_text(STUCK)
+    config = tmp_path / "config.py"
+    config.write_text(
+        f'_base_ = "{TINY}"\n'
+        'custom_imports = dict(imports=["models_mm", "stuck_hook"], allow_failed_imports=False)\n'
+        'custom_hooks = [dict(type="StuckHook")]\n'
+    )
     log = tmp_path / "output"
-    job = start_tool(ROOT / "tools/train.py", *arguments(demo_data, tmp_path, 5000), log=log)
+    _, *rest = arguments(demo_data, tmp_path / "work", 5000)
+    command = (ROOT / "tools/train.py", config, *rest)
+    job = start_tool(*command, log=log, PYTHONPATH=str(tmp_path))
     wait_for(lambda: "Epoch [2][" in log.read_text())
-    # nobody reads it: opening it to write the checkpoint waits for ever
-    os.mkfifo(blocked := tmp_path / "blocked")
-    for iteration in range(1, 3000):
-        name = f".interim_{iteration}.pth.{job.pid}.tmp"
-        os.symlink(blocked, tmp_path / name)
+    (tmp_path / "work/stuck").touch()
+    time.sleep(1)
     os.kill(job.pid, signal.SIGTERM)
     time.sleep(3)
     assert job.poll() is None

@@ -54,9 +54,9 @@ def test_python_without_the_packages(run_tool, tool):
     )
 
 
-def test_checkpoint_of_another_model(demo_data, checkpoint):
+def test_checkpoint_of_another_model(coco_data, checkpoint):
     with pytest.raises(UserError, match="not a checkpoint of this MaskRCNN") as error:
-        testing.main([M3, str(checkpoint), "--eval", "bbox", *data_options(demo_data)])
+        testing.main([M3, str(checkpoint), "--eval", "bbox", *data_options(coco_data)])
     assert "missing: backbone.stages" in str(error.value) and str(checkpoint) in str(error.value)
 
 
