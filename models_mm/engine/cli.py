@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 from models_mm.checkpoints.files import no_room
-from models_mm.engine import preemption, watchdog
+from models_mm.engine import liveness, preemption, watchdog
 from models_mm.engine.liveness import LAST_WORDS, exit_within, leave
 from models_mm.engine.overrides import DictAction
 from models_mm.errors import Preempted, UserError
@@ -142,11 +142,12 @@ def explained_faults():
         raise
     except FileNotFoundError as error:
         if not WORKER_FAULT.search(str(error)):
+            raise_lost_worker(error)
             raise
         raise UserError(f"{_last_line(error)}; check the data set's folder") from error
     except BrokenPipeError:
         raise  # whoever reads what is printed is gone
-    except (OSError, RuntimeError) as error:
+    except (OSError, EOFError, RuntimeError) as error:
         reason = no_room(error)
         if reason is not None:
             raise UserError(f"{reason}: make room and go on with --auto-resume") from error
@@ -155,11 +156,7 @@ def explained_faults():
             raise UserError(
                 f"torch.compile failed ({type(error).__name__}: {why}): leave `compile` out"
             ) from error
-        if LOST_WORKER.search(str(error)):
-            raise UserError(
-                f"{str(error).strip().rstrip('.')}; the system does so when memory is short "
-                "(data.workers_per_gpu); the job is over, --auto-resume goes on"
-            ) from error
+        raise_lost_worker(error)
         # a rank is blamed only when it is gone; the error itself is never left out
         lost = watchdog.explain_lost() if LOST_RANK.search(str(error)) else None
         if lost is None:
@@ -167,6 +164,28 @@ def explained_faults():
         raise UserError(
             f"{lost}; the job is over, --auto-resume goes on ({in_one_line(error)})"
         ) from error
+
+
+def raise_lost_worker(error: Exception) -> None:
+    """Explain an error that comes of a data worker that was killed, if it does.
+
+    Raises:
+        UserError: a data worker is gone.
+    """
+    why = str(error).strip().rstrip(".")
+    if not LOST_WORKER.search(why):
+        # one that dies while it hands a batch over breaks the connection
+        if not isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
+            return
+        time.sleep(0.5)  # until the system says so
+        lost = liveness.gone()
+        if not lost:
+            return
+        why = f"{' and '.join(lost)} is gone ({in_one_line(error)})"
+    raise UserError(
+        f"{why}; the system does so when memory is short (data.workers_per_gpu); the job is over, "
+        "--auto-resume goes on"
+    ) from error
 
 
 def _last_line(error: Exception) -> str:

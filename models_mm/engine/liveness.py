@@ -88,6 +88,11 @@ def need_no_more(name: str) -> None:
     _needed.pop(name, None)
 
 
+def gone() -> list[str]:
+    """What this process needs and has lost."""
+    return [name for name, is_gone in list(_needed.items()) if is_gone()]
+
+
 def begin() -> None:
     """Start to look; not before all data workers are there, since a fork copies no thread."""
     global _begun
@@ -135,15 +140,15 @@ def within(seconds: float, late: Callable[[], str]):
 def _look() -> None:
     while True:
         time.sleep(TICK)
-        gone = [name for name, is_gone in list(_needed.items()) if is_gone()]
-        if gone:
+        lost = gone()
+        if lost:
             time.sleep(GRACE)
         wait = _wait
         if wait is not None:
             wait.looks -= 1
         if _leaving:
             return
-        if gone:
-            leave(1, f"error: {' and '.join(gone)} is gone; the job is over")
+        if lost:
+            leave(1, f"error: {' and '.join(lost)} is gone; the job is over")
         if wait is not None and wait.looks < 0:
             leave(1, f"error: {wait.late()}; the job is over")

@@ -116,8 +116,11 @@ class Watchdog:
                 speaker = min(set(range(self.world)) - set(self.dead(self.timeout)), default=0)
                 why = f"made no progress for {self.timeout:.0f} s (faults.hang_timeout)"
             if lost:
-                if speaker != self.rank:
-                    self.ended.wait(5)
+                liveness.exit_within(5 + liveness.LAST_WORDS)
+                if self.rank in lost:
+                    # now: the launcher kills this process as soon as another one has ended
+                    faulthandler.dump_traceback()
+                self.ended.wait(1 if speaker == self.rank else 5)
                 self.end(lost, why)
 
     def listen(self) -> None:
@@ -149,10 +152,7 @@ class Watchdog:
         return dead or [rank for rank in still if self.heard[rank].steps == least]
 
     def end(self, lost: list[int], why: str) -> None:
-        """Say who is lost, and where it stands if that is this process, which ends."""
-        liveness.exit_within(liveness.LAST_WORDS)
-        if self.rank in lost:
-            faulthandler.dump_traceback()
+        """Say who is lost, and end this process."""
         liveness.leave(
             1,
             *(
