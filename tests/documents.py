@@ -63,7 +63,11 @@ def commands(blocks: list[tuple[str, str, str]], folder: Path) -> list[str]:
 
 
 def follow(typed: list[str], folder: Path, **environment: str) -> list[str]:
-    """Type commands in a folder; returns what each has printed."""
+    """Type commands in a folder, with its environment active; returns what each has printed."""
+    (folder / "bin").mkdir(exist_ok=True)
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
     environment = {**os.environ, "PYTHON": sys.executable, "MPLBACKEND": "Agg", **environment}
     environment["PATH"] = f"{folder / 'bin'}:{environment['PATH']}"
     environment.pop("PYTHONPATH", None)

@@ -1,7 +1,6 @@
 """Every fenced command of README and docs runs, in order, as a new user would type it."""
 
 import re
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -31,10 +30,6 @@ def checkout(tmp_path) -> Path:
     for name in FILES:
         shutil.copy2(ROOT / name, tmp_path)
     (tmp_path / ".venv").symlink_to(sys.prefix)
-    (tmp_path / "bin").mkdir()
-    python = tmp_path / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
     return tmp_path
 
 

@@ -5,6 +5,7 @@ import models_mm  # isort: skip  # noqa: F401  (before mmdet, which needs it)
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mmdet.models import build_detector
 from models_mm import create_backbone
 from models_mm.engine import test as testing
 from models_mm.engine import train as training
-from models_mm.engine.configs import find_config, load_config
+from models_mm.engine.configs import find_config, load_config, pretrained_files
 from models_mm.zoo import catalogue
 
 from ..checkpoints.detectron2_files import entries_of
@@ -136,7 +137,7 @@ def folder(tmp_path, little_coco, monkeypatch):
         shrink_configs(tmp_path / "configs")
         for linked in ("tools", "dist_train.sh", "dist_test.sh", "slurm_train.sh"):
             (tmp_path / linked).symlink_to(ROOT / linked)
-        for made in ("data", "pretrain", "bin"):
+        for made in ("data", "pretrain"):
             (tmp_path / made).mkdir()
         (tmp_path / "data/coco").symlink_to(little_coco)
         (tmp_path / "FOLDER").symlink_to(little_coco / "val2017")
@@ -148,11 +149,15 @@ def folder(tmp_path, little_coco, monkeypatch):
 def write_weights(folder, title: str, config: str) -> None:
     """Random weights in the layout of the published files, under the names of the document."""
     cfg = load_config(str(folder / config))
+    named = {str(folder / path) for path in pretrained_files(cfg.model)}
     cfg.model.backbone.init_cfg = cfg.model.pretrained = None
     detector = build_detector(cfg.model)
     backbone = {"model": detector.backbone.state_dict()}
     for name in set(re.findall(r"pretrain/(\w+\.pth)", TEXT)) | {"recnext_m3_distill_300e.pth"}:
         torch.save(backbone, folder / "pretrain" / name)
+    for path in map(Path, named):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(backbone, path)
     for name in ("CHECKPOINT", "recnext_m3_coco.pth", "DFvT_tiny_for_coco.pth"):
         torch.save({"state_dict": detector.state_dict(), "meta": {}}, folder / name)
     if title == "MPViT":
