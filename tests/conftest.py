@@ -1,7 +1,6 @@
 """Data and commands that many tests use."""
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .data import COCO_NAMES, draw
+from .data import draw, draw_coco
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -27,13 +26,7 @@ def demo_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def coco_data(tmp_path_factory) -> Path:
     """The same under names of COCO's classes, for the configs as they stand."""
-    folder = draw(tmp_path_factory.mktemp("data") / "coco", train=8, val=5)
-    for file in (folder / "annotations").glob("*.json"):
-        content = json.loads(file.read_text())
-        for category in content["categories"]:
-            category["name"] = COCO_NAMES[category["name"]]
-        file.write_text(json.dumps(content))
-    return folder
+    return draw_coco(tmp_path_factory.mktemp("data") / "coco", train=8, val=5)
 
 
 def children(pid: int) -> list[psutil.Process]:

@@ -1,5 +1,6 @@
 """Small data sets, and the options that make a config read them."""
 
+import json
 from pathlib import Path
 
 # names of COCO's classes for the drawn categories: the configs know 80 classes by name
@@ -18,6 +19,17 @@ def draw(folder: Path, train: int, val: int, size: str = "128x96") -> Path:
 
     arguments = [str(folder), "--train", str(train), "--val", str(val), "--size", size]
     assert not make_demo_coco.main(arguments)
+    return folder
+
+
+def draw_coco(folder: Path, train: int, val: int) -> Path:
+    """The same with categories of COCO's names."""
+    draw(folder, train, val)
+    for file in (folder / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        for category in content["categories"]:
+            category["name"] = COCO_NAMES[category["name"]]
+        file.write_text(json.dumps(content))
     return folder
 
 

@@ -434,7 +434,7 @@ def test_the_parts_of_a_config(data):
     """Wrappers and lists are taken apart; what is not COCO's is said to be left out."""
     load_masks = dict(type="LoadAnnotations", with_mask=True, poly2mask=False)
     one = dict(type="CocoDataset", ann_file="a.json", img_prefix="i", classes=["star"])
-    listed = one | dict(ann_file=["a.json", "b.json"], data_root="/root", pipeline=[load_masks])
+    listed = one | dict(ann_file=["a.json", "b.json"], data_root="/sets", pipeline=[load_masks])
     voc = dict(type="VOCDataset", ann_file="list.txt", img_prefix="voc")
     repeated = dict(type="RepeatDataset", times=2, dataset=listed)
     both = dict(type="ConcatDataset", datasets=[repeated, voc])
@@ -444,8 +444,8 @@ def test_the_parts_of_a_config(data):
     ]
     first, second, third, last = [source for _, source in parts]
     assert (first["ann_file"], first["masks"], first["classes"]) == ("a.json", None, ("star",))
-    assert (second["ann_file"], third["ann_file"]) == ("/root/a.json", "/root/b.json")
-    assert second["img_prefix"] == third["img_prefix"] == "/root/i"
+    assert (second["ann_file"], third["ann_file"]) == ("/sets/a.json", "/sets/b.json")
+    assert second["img_prefix"] == third["img_prefix"] == "/sets/i"
     assert second["masks"] == "polygons" and last is None
     ((_, tested),) = sources(one, training=False, metrics=("segm",))
     assert tested["masks"] == "pixels" and not tested["training"]

@@ -1,6 +1,5 @@
 """A reference project's folder, with a small data set where its configs look for COCO."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,7 @@ from models_mm.engine import test as testing
 from models_mm.engine import train as training
 from models_mm.engine.configs import load_config
 
-from ..data import COCO_NAMES, draw
+from ..data import draw_coco
 from ..test_configs import shrink
 from .projects import PROJECTS
 
@@ -17,13 +16,7 @@ from .projects import PROJECTS
 @pytest.fixture(scope="package")
 def little_coco(tmp_path_factory) -> Path:
     """1 + 1 drawn images under names of COCO's classes."""
-    folder = draw(tmp_path_factory.mktemp("data") / "coco", train=1, val=1)
-    for file in (folder / "annotations").glob("*.json"):
-        content = json.loads(file.read_text())
-        for category in content["categories"]:
-            category["name"] = COCO_NAMES[category["name"]]
-        file.write_text(json.dumps(content))
-    return folder
+    return draw_coco(tmp_path_factory.mktemp("data") / "coco", train=1, val=1)
 
 
 @pytest.fixture
