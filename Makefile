@@ -32,7 +32,7 @@ $(STAMP): requirements.txt setup.py
 
 # mmcv's compiled operators in place of the pure-Python mmcv: ten minutes, needs a C++ compiler.
 mmcv-full: $(STAMP)
-	@PYTHON=$(abspath $(BIN))/python bash models_mm/compat/build_mmcv_full.sh
+	@PYTHON=$(abspath $(BIN))/python bash models_mm/mmdet2/compat/build_mmcv_full.sh
 
 demo: $(STAMP)
 	@PYTHON=$(abspath $(BIN))/python bash tools/demo.sh

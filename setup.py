@@ -38,7 +38,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["models_mm*"]),
-    package_data={"models_mm.compat": ["*.sh"]},
+    package_data={"models_mm.mmdet2.compat": ["*.sh"]},
     cmdclass={"build_py": BuildWithTools},
     python_requires=">=3.10",
     install_requires=[

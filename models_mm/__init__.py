@@ -5,13 +5,15 @@ run on the installed PyTorch; configs do it with ``custom_imports = dict(imports
 """
 
 from models_mm.version import __version__  # isort: skip
-from models_mm import compat
+from models_mm.mmdet2 import compat
 
 compat.apply()
 
 # These register with mmdet, and need compat for it.
-from models_mm import backbones, datasets, heads  # noqa: E402, F401
-from models_mm.zoo import create_backbone, get_config, list_configs  # noqa: E402
+from models_mm import backbones  # noqa: E402, F401
+from models_mm.catalogue import create_backbone, get_config, list_configs  # noqa: E402
+from models_mm.data import images  # noqa: E402, F401
+from models_mm.mmdet2 import datasets, heads  # noqa: E402, F401
 
 __all__ = ["Detector", "__version__", "create_backbone", "get_config", "list_configs"]
 
@@ -19,7 +21,7 @@ __all__ = ["Detector", "__version__", "create_backbone", "get_config", "list_con
 def __getattr__(name: str):
     """``Detector``, loaded when it is asked for: training and testing do without its imports."""
     if name == "Detector":
-        from models_mm.inference import Detector
+        from models_mm.mmdet2.inference import Detector
 
         return Detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

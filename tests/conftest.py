@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .data import draw, draw_coco
+from .drawn import draw, draw_coco
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

@@ -16,7 +16,7 @@ from mmdet.core import build_optimizer
 from mmdet.datasets import build_dataset
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import ROOT, load_config, pretrained_files
+from models_mm.mmdet2.configs import ROOT, load_config, pretrained_files
 
 from .backbones.golden import LARGE, VARIANTS
 

@@ -8,7 +8,7 @@ from mmcv.parallel import MMDataParallel
 from mmdet.core import build_optimizer
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import ROOT, load_config
+from models_mm.mmdet2.configs import ROOT, load_config
 
 from .test_configs import batch_of, small
 

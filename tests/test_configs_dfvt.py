@@ -10,7 +10,7 @@ from mmcv.ops import batched_nms
 from mmdet.core import build_optimizer
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import load_config
+from models_mm.mmdet2.configs import load_config
 
 NAMES = {"t": "tiny", "s": "small", "b": "base"}
 DETECTORS = ("mask_rcnn", "faster_rcnn", "retinanet")

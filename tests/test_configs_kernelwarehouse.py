@@ -6,7 +6,7 @@ import pytest
 from mmdet.core import build_optimizer
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import ROOT, load_config
+from models_mm.mmdet2.configs import ROOT, load_config
 
 RESNETS = ("resnet50", "kw1x_resnet50", "kw4x_resnet50")
 MOBILENETS = ("mobilenetv2", "kw1x_mobilenetv2", "kw4x_mobilenetv2")

@@ -9,9 +9,9 @@ from mmdet.models import build_detector
 from torch import nn
 
 from models_mm.checkpoints import read_checkpoint
-from models_mm.engine.configs import ROOT, load_config
+from models_mm.mmdet2.configs import ROOT, load_config
 
-from .data import data_options
+from .drawn import data_options
 from .test_configs import batch_of, small
 
 DROP_PATH = {"tiny": 0.1, "xsmall": 0.1, "small": 0.2, "base": 0.4}

@@ -11,10 +11,10 @@ import pytest
 import torch
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import load_config
+from models_mm.mmdet2.configs import load_config
 
 from .checkpoints.detectron2_files import entries_of
-from .compat.conftest import free_port
+from .mmdet2.compat.conftest import free_port
 from .documents import CHOICES, ROOT, SMALLER, commands, fences, follow
 
 DOCS = ("getting_started", "train", "test", "own_data", "own_backbone", "speed", "faults")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .data import data_options
+from .drawn import data_options
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"

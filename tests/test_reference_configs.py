@@ -10,9 +10,9 @@ import torch
 from mmcv.parallel import MMDataParallel
 from mmdet.models import build_backbone, build_detector
 
-from models_mm.engine.configs import ROOT
+from models_mm.mmdet2.configs import ROOT
 
-from .data import data_options
+from .drawn import data_options
 from .test_configs import batch_of, small
 
 MMDET_CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs" / "_base_"

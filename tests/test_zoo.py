@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from models_mm import zoo
+from models_mm import catalogue as zoo
 from models_mm.checkpoints.families import source_of
-from models_mm.engine.configs import ROOT, load_config, pretrained_files
 from models_mm.errors import CheckpointError, UserError
+from models_mm.mmdet2.configs import ROOT, load_config, pretrained_files
 
 ENTRIES = zoo.catalogue()
 

@@ -1,7 +1,7 @@
 """Run the tools from a checkout without installing it: put the package's parent on the path.
 
 A Python without the packages, as before the environment is activated, is told so in one line; so is
-whatever fails before ``models_mm.engine.cli.run`` takes over, or in a tool that does without it.
+whatever fails before ``models_mm.cli.command.run`` takes over, or in a tool that does without it.
 """
 
 import atexit
@@ -39,7 +39,7 @@ def end_with_launcher() -> None:
     Here, since the imports that follow take seconds, in which the launcher may end too.
     """
     launcher = int(os.environ.get("MODELS_MM_LAUNCHER", 0))
-    if not launcher or sys.platform != "linux":  # models_mm.engine.liveness looks after it later
+    if not launcher or sys.platform != "linux":  # distributed/liveness.py looks after it later
         return
     if os.getppid() == launcher:
         set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)

@@ -12,14 +12,14 @@ from pathlib import Path
 import _checkout  # noqa: F401  isort: skip
 import matplotlib
 
-from models_mm.engine.cli import OVERRIDE_HELP, Parser, run
-from models_mm.engine.configs import check_files, load_config
-from models_mm.engine.kinds import SCORE, output_folder
-from models_mm.engine.overrides import DictAction
-from models_mm.engine.results import load_results
-from models_mm.engine.settings import check_settings
-from models_mm.engine.setup import build_data
-from models_mm.visualization.analysis import confusion_matrix, error_analysis
+from models_mm.cli.command import OVERRIDE_HELP, Parser, run
+from models_mm.mmdet2.analysis import confusion_matrix, error_analysis
+from models_mm.mmdet2.building import build_data
+from models_mm.mmdet2.configs import check_files, load_config
+from models_mm.mmdet2.overrides import DictAction
+from models_mm.mmdet2.results import load_results
+from models_mm.mmdet2.settings import check_settings
+from models_mm.values import SCORE, output_folder
 
 
 def main() -> None:

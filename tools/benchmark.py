@@ -33,13 +33,13 @@ from mmdet.models import BACKBONES, build_backbone, build_detector
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from models_mm.engine.cli import Parser, run
-from models_mm.engine.configs import load_config
-from models_mm.engine.kinds import output_file, whole_option
-from models_mm.engine.setup import built
+from models_mm.cli.command import Parser, run
 from models_mm.errors import UserError, did_you_mean
-from models_mm.inference import usable
+from models_mm.mmdet2.building import built
+from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.inference import usable
 from models_mm.outputs import refuse_input
+from models_mm.values import output_file, whole_option
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODES = ("infer", "train")

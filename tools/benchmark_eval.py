@@ -30,13 +30,13 @@ from mmdet.core import encode_mask_results
 from mmdet.datasets import build_dataset
 from pycocotools.cocoeval import COCOeval
 
-import models_mm.datasets.coco as fast_coco
-from models_mm.datasets.check import read
-from models_mm.engine.cli import Parser, run
-from models_mm.engine.kinds import SEED, option, output_file, whole_option
-from models_mm.engine.results import encode_masks
+import models_mm.mmdet2.datasets as fast_coco
+from models_mm.cli.command import Parser, run
+from models_mm.data.check import read
 from models_mm.errors import UserError
+from models_mm.mmdet2.results import encode_masks
 from models_mm.outputs import refuse_input
+from models_mm.values import SEED, option, output_file, whole_option
 
 ENGINES = ("pycocotools", "hotcoco", "faster_coco_eval")
 CORNERS = 8  # of a mask's polygon

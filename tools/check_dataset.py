@@ -10,14 +10,14 @@ import collections
 from collections.abc import Iterator
 
 import _checkout  # noqa: F401  isort: skip
-from models_mm.datasets.check import HARMLESS, check_coco, sources
-from models_mm.datasets.fields import shown
-from models_mm.engine.cli import Parser, run
-from models_mm.engine.configs import load_config
-from models_mm.engine.kinds import whole_option
-from models_mm.engine.overrides import DictAction
-from models_mm.engine.settings import check_settings
+from models_mm.cli.command import Parser, run
+from models_mm.data.check import HARMLESS, check_coco, sources
+from models_mm.data.fields import shown
 from models_mm.errors import UserError
+from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.overrides import DictAction
+from models_mm.mmdet2.settings import check_settings
+from models_mm.values import whole_option
 
 
 def main() -> None:

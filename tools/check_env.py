@@ -13,7 +13,7 @@ def main() -> int:
     """Print the report."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     try:
-        from models_mm.compat.environment import report
+        from models_mm.mmdet2.compat.environment import report
     except ImportError as error:
         print(f"WRONG  {error}")
         return 1

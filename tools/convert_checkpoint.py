@@ -22,15 +22,15 @@ from pathlib import Path
 import _checkout  # noqa: F401  isort: skip
 import models_mm  # noqa: F401  isort: skip  (before mmdet, which does not import without it)
 from models_mm.checkpoints import read_checkpoint, write_checkpoint
+from models_mm.checkpoints.convert import convert_mpvit
 from models_mm.checkpoints.families import FAMILIES
 from models_mm.checkpoints.files import plain
+from models_mm.checkpoints.identify import Identity, identify, read_config
 from models_mm.checkpoints.loading import unwrap
-from models_mm.engine.cli import Parser, run
-from models_mm.engine.convert import convert_mpvit
-from models_mm.engine.identify import Identity, identify, read_config
-from models_mm.engine.kinds import output_file
+from models_mm.cli.command import Parser, run
 from models_mm.errors import CheckpointError
 from models_mm.outputs import refuse_input
+from models_mm.values import output_file
 
 SCORES = ("best_score", "max_accuracy", "best_acc")
 PROGRESS = ("epoch", "iter", "iteration")

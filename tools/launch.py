@@ -30,7 +30,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 CROWD = 16  # processes a core, beyond which a number is taken for a slip
-PREEMPTED = 75  # models_mm.engine.preemption.EXIT_CODE, without the seconds that importing it takes
+PREEMPTED = 75  # EXIT_CODE of distributed/preemption.py, whose import takes seconds
 
 
 def main() -> int:

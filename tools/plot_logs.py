@@ -1,8 +1,8 @@
 """Plot losses, learning rate and AP of one or several runs into one picture."""
 
 import _checkout  # noqa: F401  isort: skip
-from models_mm.engine.cli import Parser, run
-from models_mm.engine.kinds import plot_file
+from models_mm.cli.command import Parser, run
+from models_mm.values import plot_file
 from models_mm.visualization.curves import plot_logs
 
 

@@ -4,10 +4,10 @@ python tools/predict.py IMAGES|FOLDER|VIDEO --config CONFIG --checkpoint FILE --
 """
 
 import _checkout  # noqa: F401  isort: skip
-from models_mm.engine.cli import OVERRIDE_HELP, Parser, run
-from models_mm.engine.kinds import SCORE, output_folder, whole_option
-from models_mm.engine.overrides import DictAction
-from models_mm.engine.predict import predict
+from models_mm.cli.command import OVERRIDE_HELP, Parser, run
+from models_mm.mmdet2.overrides import DictAction
+from models_mm.mmdet2.predict import predict
+from models_mm.values import SCORE, output_folder, whole_option
 
 
 def main() -> None:

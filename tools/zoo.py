@@ -13,9 +13,9 @@ from pathlib import Path
 import _checkout  # noqa: F401  isort: skip
 import yaml
 
-from models_mm.engine.cli import Parser, run
+from models_mm.catalogue import catalogue, fetch_published, get_entry, list_configs, results
+from models_mm.cli.command import Parser, run
 from models_mm.errors import UserError
-from models_mm.zoo import catalogue, fetch_published, get_entry, list_configs, results
 
 BEGIN, END = "<!-- results: written by tools/zoo.py readme -->", "<!-- end of results -->"
 

@@ -10,7 +10,7 @@ import torch
 from matplotlib import colormaps
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-from models_mm.datasets.images import check_size, read_image
+from models_mm.data.images import check_size, read_image
 from models_mm.errors import UserError
 from models_mm.outputs import Outputs, files_of
 

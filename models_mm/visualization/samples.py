@@ -6,7 +6,7 @@ import cv2
 import mmcv
 import numpy as np
 
-from models_mm.datasets.samples import Samples, metas, name_of
+from models_mm.data.samples import Samples, metas, name_of
 from models_mm.outputs import files_of, refuse_input
 from models_mm.visualization.pictures import draw, titled
 

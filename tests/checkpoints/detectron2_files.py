@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import nms, roi_align
 
-from models_mm.engine.convert import build
+from models_mm.checkpoints.convert import build
 
 PREFIX = "backbone.bottom_up.backbone."
 LIMIT = torch.log(torch.tensor(1000 / 16))

@@ -128,7 +128,7 @@ def payloads(trace: str) -> dict[str, bytes]:
         "torch._utils._import_dotted_name": "os.system",
         "importlib.import_module": "antigravity",
         "numpy.testing._private.utils.runstring": python,
-        "models_mm.engine.cli.run": python,
+        "models_mm.cli.command.run": python,
         "os.mkdir": trace,
         "os.mkfifo": trace,
         "pathlib.Path": trace,

@@ -12,7 +12,7 @@ import torch
 from mmdet.models import build_backbone
 
 from models_mm.checkpoints import load_checkpoint, load_pretrained, read_checkpoint
-from models_mm.engine.convert import build, convert_mpvit
+from models_mm.checkpoints.convert import build, convert_mpvit
 from models_mm.errors import CheckpointError
 
 from . import detectron2_files as detectron2

@@ -10,7 +10,8 @@ import threading
 import pytest
 import torch
 
-from models_mm import create_backbone, zoo
+from models_mm import catalogue as zoo
+from models_mm import create_backbone
 from models_mm.checkpoints import fetch as fetching
 from models_mm.checkpoints import recnext
 from models_mm.checkpoints.fetch import fetch

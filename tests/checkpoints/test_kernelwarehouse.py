@@ -9,8 +9,8 @@ import torch
 from mmdet.models import build_backbone, build_detector
 
 from models_mm.checkpoints import load_checkpoint, load_pretrained, read_checkpoint
-from models_mm.engine.configs import load_config
 from models_mm.errors import CheckpointError
+from models_mm.mmdet2.configs import load_config
 
 from ..backbones.golden import GOLDEN, fill_weights, images
 from ..backbones.test_golden import probes, wanted

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from models_mm.engine import test as testing
-from models_mm.engine import train as training
-from models_mm.engine.configs import load_config
+from models_mm.mmdet2 import testing, training
+from models_mm.mmdet2.configs import load_config
 
-from ..data import draw_coco
+from ..drawn import draw_coco
 from ..test_configs import shrink
 from .projects import PROJECTS
 

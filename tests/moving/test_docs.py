@@ -12,10 +12,9 @@ import torch
 from mmdet.models import build_detector
 
 from models_mm import create_backbone
-from models_mm.engine import test as testing
-from models_mm.engine import train as training
-from models_mm.engine.configs import find_config, load_config, pretrained_files
-from models_mm.zoo import catalogue
+from models_mm.catalogue import catalogue
+from models_mm.mmdet2 import testing, training
+from models_mm.mmdet2.configs import find_config, load_config, pretrained_files
 
 from ..checkpoints.detectron2_files import entries_of
 from ..documents import ROOT, follow

@@ -12,13 +12,12 @@ import torch
 from mmcv.runner import Fp16OptimizerHook, GradientCumulativeOptimizerHook, OptimizerHook
 from mmdet.models import build_backbone, build_detector
 
-from models_mm.engine import cli
-from models_mm.engine import test as testing
-from models_mm.engine import train as training
-from models_mm.engine.configs import load_config
-from models_mm.engine.foreign import settle_pretrained, translate
-from models_mm.engine.loop import optimizer_hook, optimizer_of
+from models_mm.cli import command as cli
 from models_mm.errors import UserError
+from models_mm.mmdet2 import testing, training
+from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.other_projects import settle_pretrained, translate
+from models_mm.mmdet2.train_detector import optimizer_hook, optimizer_of
 
 from ..runs.conftest import TINY, options
 from .projects import APEX, PROJECTS

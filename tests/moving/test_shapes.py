@@ -8,10 +8,9 @@ import pytest
 import torch
 from mmdet.models import build_detector
 
-from models_mm.engine import test as testing
-from models_mm.engine import train as training
-from models_mm.engine.configs import load_config
-from models_mm.engine.settings import check_settings
+from models_mm.mmdet2 import testing, training
+from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.settings import check_settings
 
 from .projects import SHAPES
 

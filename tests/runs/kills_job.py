@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from models_mm.engine import train
-from models_mm.engine.cli import run
+from models_mm.cli.command import run
+from models_mm.mmdet2 import training as train
 
 ROOT = Path(__file__).resolve().parents[2]
 WHO = ("all", "rank 0", "rank 1", "worker", "launcher")

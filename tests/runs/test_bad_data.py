@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models_mm.engine import train as training
-from models_mm.engine.cli import explained_faults
+from models_mm.cli.command import explained_faults
 from models_mm.errors import UserError
+from models_mm.mmdet2 import training
 
 from .conftest import ROOT, TINY, checkpoint, differences, options
 

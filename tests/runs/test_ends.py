@@ -25,7 +25,7 @@ import torch.distributed as dist
 from mmcv.runner import HOOKS, Hook
 from mmdet.datasets import DATASETS
 
-from models_mm.datasets.coco import CocoDataset
+from models_mm.mmdet2.datasets import CocoDataset
 
 FAULT = os.environ.get("FAULT", "")
 LAST = int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models_mm.checkpoints.runs import find_newest
-from models_mm.engine import train as training
+from models_mm.mmdet2 import training
 
 from .conftest import ROOT, TINY, checkpoint, differences, options
 

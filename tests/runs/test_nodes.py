@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..compat.conftest import free_port
+from ..mmdet2.compat.conftest import free_port
 from .conftest import ROOT, TINY, checkpoint, differences, options, ranks_of, wait_for
 
 

@@ -9,9 +9,9 @@ import torch
 from mmcv import Config
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import load_config
-from models_mm.engine.execution import AMP, dense_modules, prepare_execution, settle_precision
 from models_mm.errors import UserError
+from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.execution import AMP, dense_modules, prepare_execution, settle_precision
 
 from .conftest import ROOT, TINY, checkpoint, differences, options
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
-from models_mm.engine import train as training
 from models_mm.errors import UserError
+from models_mm.mmdet2 import training
 
 from .conftest import TINY, checkpoint, differences, options
 

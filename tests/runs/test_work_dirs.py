@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from models_mm.checkpoints import runs
-from models_mm.engine import cli, work_dir_lock
-from models_mm.engine import train as training
-from models_mm.engine.config_changes import changes, parse
-from models_mm.engine.configs import load_config
+from models_mm.cli import command as cli
 from models_mm.errors import UserError
+from models_mm.mmdet2 import training, work_dir_lock
+from models_mm.mmdet2.config_changes import changes, parse
+from models_mm.mmdet2.configs import load_config
 
 from .conftest import TINY, checkpoint, options
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..compat.conftest import free_port
+from ..mmdet2.compat.conftest import free_port
 from ..documents import CHOICES, commands, fences, follow
 from ..runs.conftest import TINY, checkpoint, differences, options, ranks_of, wait_for
 

@@ -29,13 +29,13 @@ import torch
 from mmdet.apis import set_random_seed
 from mmdet.utils import compat_cfg
 
-from models_mm.datasets.check import HARMLESS, check_coco, sources
-from models_mm.engine.cli import explained_faults
-from models_mm.engine.configs import check_files, load_config
-from models_mm.engine.loop import start_loaders, train_detector
-from models_mm.engine.setup import build_data, build_model
+from models_mm.cli.command import explained_faults
+from models_mm.data.check import HARMLESS, check_coco, sources
 from models_mm.errors import UserError
-from models_mm.visualization.analysis import confusion_matrix, error_analysis
+from models_mm.mmdet2.analysis import confusion_matrix, error_analysis
+from models_mm.mmdet2.building import build_data, build_model
+from models_mm.mmdet2.configs import check_files, load_config
+from models_mm.mmdet2.train_detector import start_loaders, train_detector
 from models_mm.visualization.pictures import draw_comparisons
 from models_mm.visualization.samples import draw_samples
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from ..data import draw
+from ..drawn import draw
 from ..runs.conftest import ROOT, TINY, options
 from .tally import Tally
 

@@ -22,7 +22,7 @@ from mmdet.datasets import build_dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from models_mm.datasets.coco import CocoDataset
+from models_mm.mmdet2.datasets import CocoDataset
 
 from .tally import Tally
 

@@ -204,11 +204,11 @@ def read_all(cases: Path, first: int, count: int) -> None:
     import torch
 
     from models_mm.checkpoints.files import plain, read_checkpoint
+    from models_mm.checkpoints.identify import identify
     from models_mm.checkpoints.loading import unwrap
     from models_mm.checkpoints.runs import NAME, check_whole, find_newest, read_meta
-    from models_mm.engine.identify import identify
-    from models_mm.engine.results import load_results
     from models_mm.errors import UserError
+    from models_mm.mmdet2.results import load_results
 
     def identified(path: str) -> None:
         checkpoint = read_checkpoint(path)

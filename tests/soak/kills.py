@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.data import draw
+from tests.drawn import draw
 from tests.runs.conftest import TINY, checkpoint, differences, options
 
 from .tally import Tally

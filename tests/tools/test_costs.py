@@ -13,8 +13,8 @@ from benchmark import FUSED_ATTENTION
 from mmdet.models import build_backbone, build_detector
 from torch.utils.flop_counter import FlopCounterMode
 
-from models_mm.engine.configs import load_config
-from models_mm.zoo import catalogue
+from models_mm.catalogue import catalogue
+from models_mm.mmdet2.configs import load_config
 
 SIZE = (800, 1280)
 BY_BACKBONE = [entry for entry in catalogue() if "Backbone FLOPs (G)" in entry.metadata]

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 import models_mm
-from models_mm.engine import test as testing
-from models_mm.engine import train as training
 from models_mm.errors import UserError
+from models_mm.mmdet2 import testing, training
 
-from ..data import data_options
+from ..drawn import data_options
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
@@ -30,7 +29,7 @@ def checkpoint(tmp_path_factory) -> Path:
     from mmcv.runner import save_checkpoint
     from mmdet.models import build_detector
 
-    from models_mm.engine.configs import load_config
+    from models_mm.mmdet2.configs import load_config
 
     file = tmp_path_factory.mktemp("checkpoints") / "demo.pth"
     save_checkpoint(build_detector(load_config(DEMO).model), str(file))
@@ -181,7 +180,7 @@ def test_masks_of_a_box_detector(coco_data, tmp_path):
     from mmcv.runner import save_checkpoint
     from mmdet.models import build_detector
 
-    from models_mm.engine.configs import load_config
+    from models_mm.mmdet2.configs import load_config
 
     retina = "configs/recnext/retinanet_recnext_m3_fpn_1x_coco.py"
     file = str(tmp_path / "retina.pth")
@@ -240,7 +239,7 @@ def test_image_missing_on_disk(demo_data, run_tool, tmp_path):
     from mmcv.runner import save_checkpoint
     from mmdet.models import build_detector
 
-    from models_mm.engine.configs import load_config
+    from models_mm.mmdet2.configs import load_config
 
     save_checkpoint(build_detector(load_config(DEMO).model), str(checkpoint))
     done = run_tool(ROOT / "tools/test.py", DEMO, checkpoint, "--eval", "bbox", *more)

@@ -15,8 +15,8 @@ import torch
 from mmcv import Config
 from mmdet.models import build_detector
 
-from models_mm.engine import test as testing
 from models_mm.errors import UserError
+from models_mm.mmdet2 import testing
 
 TINY = Path(__file__).resolve().parents[1] / "runs/tiny.py"
 CLASSES = ("../cat", "a/b", "allclass", "$x^{$", "ordinary")

@@ -12,8 +12,8 @@ from pycocotools.coco import COCO
 import models_mm  # isort: skip
 from mmdet.models import build_detector
 
-from models_mm.engine.configs import load_config
 from models_mm.errors import UserError
+from models_mm.mmdet2.configs import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"

@@ -16,7 +16,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from ..data import data_options
+from ..drawn import data_options
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"

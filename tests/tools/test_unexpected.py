@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def started(program: str, **environment: str) -> subprocess.CompletedProcess:
     """A tool whose main is the statement."""
-    code = f"from models_mm.engine.cli import run\ndef main():\n    {program}\nrun(main)"
+    code = f"from models_mm.cli.command import run\ndef main():\n    {program}\nrun(main)"
     return subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -1,0 +1,267 @@
+"""By name: every config, every backbone, and what was published of each row of the result tables.
+
+Published facts stand in ``configs/<family>/metafile.yml``, in the model-index format that mim and
+mmdet read; ``model-index.yml`` lists those files. Nothing of it is repeated here.
+"""
+
+import difflib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+from mmcv import Config
+from mmdet.models import BACKBONES, build_backbone, build_detector
+from torch import nn
+
+from models_mm.checkpoints import load_checkpoint, load_pretrained
+from models_mm.checkpoints.families import source_of, url_of
+from models_mm.checkpoints.fetch import fetch
+from models_mm.errors import UserError
+from models_mm.mmdet2.configs import ROOT, load_config
+
+# Sizes are one letter in the names of some families and a word in others; both are understood.
+SIZES = {"tiny": "t", "xsmall": "xs", "small": "s", "base": "b"}
+
+
+def create_backbone(
+    name: str, pretrained: str | Path | bool | None = None, **settings
+) -> nn.Module:
+    """A backbone as a plain module, without a detector around it.
+
+    Args:
+        name: a registered variant such as ``recnext_m3`` or ``biformer_small``.
+        pretrained: checkpoint to load: the published file, or a detector's; True downloads the
+            published file where it has a fixed address, and keeps it as ``torch.hub`` does.
+        settings: what the constructor takes (``out_indices``, ``frozen_stages``, ``with_cp``, ...).
+
+    Returns:
+        A module: images (N, 3, H, W) -> one map (N, C_i, H_i, W_i) per out index, with
+        ``.out_channels`` and ``.strides`` in the same order.
+
+    Raises:
+        UserError: no such variant; names similar ones. Or its file has no fixed address.
+        CheckpointError: the checkpoint cannot be had or read, or is another model's.
+    """
+    stem, _, size = name.rpartition("_")
+    swapped = SIZES | {short: long for long, short in SIZES.items()}
+    other = f"{stem}_{swapped.get(size)}"
+    kind = other if other in BACKBONES.module_dict else known(name, BACKBONES.module_dict)
+    backbone = build_backbone(dict(type=kind, **settings))
+    if pretrained is True:
+        pretrained = fetch_published(pretrained_file(kind))
+    if pretrained not in (None, False):
+        load_pretrained(backbone, str(pretrained))
+    return backbone
+
+
+def pretrained_file(kind: str) -> str:
+    """The name of the published file of a variant, pretrained on ImageNet.
+
+    Raises:
+        UserError: there is none.
+    """
+    for entry in catalogue():
+        if f"_{kind}_fpn_" in entry.name:
+            return entry.metadata["Pretrained File"]
+    raise UserError(f"{kind} is no published variant: give the checkpoint's path")
+
+
+def fetch_published(file: str, folder: str | Path | None = None) -> Path:
+    """Download a published file, and check that its model loads it.
+
+    Args:
+        file: its name: of a backbone pretrained on ImageNet, or of a detector.
+        folder: where to put it (default: ``torch.hub.get_dir()/checkpoints``).
+
+    Raises:
+        UserError: there is no such file, or it has no fixed address.
+        CheckpointError: it cannot be downloaded, or its model does not load it.
+    """
+    rows = {}
+    for entry in reversed(catalogue()):  # the first row of a file is to stay
+        rows[entry.metadata["Pretrained File"]] = entry
+    for entry in catalogue():
+        if "Checkpoint File" in entry.metadata:
+            rows[entry.metadata["Checkpoint File"]] = entry
+    entry = rows[known(file, rows)]
+    pretrained = file == entry.metadata["Pretrained File"]
+    url = url_of(file) if pretrained else entry.weights
+    if not url:
+        source = source_of(file) or entry.collection["Code"]["URL"]
+        raise UserError(
+            f"{file} has no fixed address: it is published at {source}; download it, and give its "
+            "path"
+        )
+
+    def accept(path: str) -> None:
+        cfg = load_config(entry.config).model
+        cfg.backbone.init_cfg = None
+        if pretrained:
+            load_pretrained(build_backbone(cfg.backbone), path)
+        else:
+            load_checkpoint(build_detector(cfg), path)
+
+    return fetch(url, folder, accept=accept)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a published table.
+
+    Attributes:
+        name: of the config, e.g. ``mask_rcnn_recnext_m3_fpn_1x_coco``.
+        config: its path, relative to the project.
+        family: e.g. ``RecNeXt``.
+        metadata: backbone, detector, schedule, published costs, file names, notes.
+        metrics: published figures, e.g. ``{"box AP": 41.7, "mask AP50": 60.5}``.
+        weights: URL of the published checkpoint; empty when there is no fixed one.
+        collection: what holds for the whole family: paper, code, licence of the weights, notes.
+    """
+
+    name: str
+    config: str
+    family: str
+    metadata: dict
+    metrics: dict
+    weights: str
+    collection: dict
+
+
+@lru_cache
+def catalogue() -> tuple[Entry, ...]:
+    """Every row of the published tables, in their order."""
+    entries = []
+    for metafile in yaml.safe_load((ROOT / "model-index.yml").read_text())["Import"]:
+        index = yaml.safe_load((ROOT / metafile).read_text())
+        collections = {collection["Name"]: collection for collection in index["Collections"]}
+        for model in index["Models"]:
+            metrics = {}
+            for result in model["Results"]:
+                metrics |= result["Metrics"]
+            entries.append(
+                Entry(
+                    name=model["Name"],
+                    config=model["Config"],
+                    family=model["In Collection"],
+                    metadata=model["Metadata"],
+                    metrics=metrics,
+                    weights=model.get("Weights", ""),
+                    collection=collections[model["In Collection"]],
+                )
+            )
+    return tuple(entries)
+
+
+def list_configs(pattern: str = "") -> list[str]:
+    """Names of all configs, published or not, that contain ``pattern``."""
+    return sorted(name for name in _config_files() if pattern in name)
+
+
+def get_config(name: str, overrides: dict | None = None) -> Config:
+    """Load a config by name.
+
+    Args:
+        name: one of :func:`list_configs`.
+        overrides: dotted keys and values, as ``--cfg-options`` on the command line.
+
+    Raises:
+        UserError: no config of that name; names similar ones.
+    """
+    return load_config(str(_config_files()[known(name, _config_files())]), overrides)
+
+
+def get_entry(name: str) -> Entry:
+    """What was published of a row.
+
+    Raises:
+        UserError: no row of that name.
+    """
+    entries = {entry.name: entry for entry in catalogue()}
+    return entries[known(name, entries)]
+
+
+def known(name: str, names) -> str:
+    """``name``, if it is one of ``names``.
+
+    Raises:
+        UserError: it is not; names similar ones.
+    """
+    if name in names:
+        return name
+    similar = difflib.get_close_matches(name, names, n=3)
+    hint = f"; did you mean {', '.join(similar)}?" if similar else ""
+    raise UserError(f"unknown name: {name}{hint}")
+
+
+def _config_files() -> dict[str, Path]:
+    files = (ROOT / "configs").glob("*/*.py")
+    return {file.stem: file for file in files if "_base_" not in file.parts}
+
+
+def table(entries) -> str:
+    """Entries of one family as a Markdown table, with a column for whatever one of them has."""
+    columns = [("config", lambda e: f"[{title(e)}]({e.config})")]
+    columns += [("schedule", lambda e: e.metadata["Schedule"])]
+    for metric in dict.fromkeys(metric for entry in entries for metric in entry.metrics):
+        columns.append((metric, lambda e, metric=metric: e.metrics.get(metric, "-")))
+    for key, column in COSTS.items():
+        if any(key in entry.metadata for entry in entries):
+            columns.append((column, lambda e, key=key: e.metadata.get(key, "-")))
+    columns.append(("pretrained file", lambda e: f"`{e.metadata['Pretrained File']}`"))
+    if any("Checkpoint File" in entry.metadata for entry in entries):
+        columns.append(("checkpoint", checkpoint))
+    lines = ["| " + " | ".join(name for name, _ in columns) + " |", "|---" * len(columns) + "|"]
+    for entry in entries:
+        lines.append("| " + " | ".join(str(value(entry)) for _, value in columns) + " |")
+    return "\n".join(lines)
+
+
+COSTS = {
+    "Parameters (M)": "parameters, M",
+    "FLOPs (G)": "FLOPs, G",
+    "Backbone Parameters (M)": "backbone parameters, M",
+    "Backbone FLOPs (G)": "backbone FLOPs, G",
+}
+
+
+def title(entry: Entry) -> str:
+    """A row as the table's first column names it."""
+    return f"{entry.metadata['Detector']} {entry.metadata['Backbone']}"
+
+
+def checkpoint(entry: Entry) -> str:
+    """The published checkpoint's name, with a link where there is a fixed one."""
+    name = entry.metadata.get("Checkpoint File")
+    if name is None:
+        return "-"
+    return f"[{name}]({entry.weights})" if entry.weights else f"`{name}`"
+
+
+def section(entries) -> str:
+    """A family's part of the README: paper, licence, table, notes."""
+    about = entries[0].collection
+    paper = f"[{about['Paper']['Title']}]({about['Paper']['URL']})"
+    lines = [
+        f"### {entries[0].family}",
+        "",
+        f"{paper}; weights: {about['Code']['URL']}, licence: {about['Licence of Weights']}.",
+        *about.get("Notes", ()),
+        "",
+        table(entries),
+    ]
+    notes = {}
+    for entry in entries:
+        if note := entry.metadata.get("Note"):
+            notes.setdefault(note, []).append(title(entry))
+    lines += [""] * bool(notes)
+    lines += [f"* {', '.join(rows)}: {note}" for note, rows in notes.items()]
+    return "\n".join(lines)
+
+
+def results() -> str:
+    """The README's results: a section a family."""
+    families = dict.fromkeys(entry.family for entry in catalogue())
+    return "\n\n".join(
+        section([entry for entry in catalogue() if entry.family == family]) for family in families
+    )

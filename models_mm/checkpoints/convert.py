@@ -1,0 +1,140 @@
+"""Conversion of detectron2's MPViT checkpoints to MMDetection's."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from mmdet.datasets import CocoDataset
+from mmdet.models import build_backbone, build_detector
+from torch import nn
+
+from models_mm.backbones.mpvit import VARIANTS
+from models_mm.checkpoints import detectron2, mpvit, read_checkpoint
+from models_mm.checkpoints.loading import EXACT, fill, unwrap
+from models_mm.errors import CheckpointError
+from models_mm.mmdet2.configs import load_config
+from models_mm.version import __version__
+
+
+class Conversion(NamedTuple):
+    """A converted checkpoint, and what there is to say about it.
+
+    Attributes:
+        checkpoint: ``meta`` and ``state_dict``.
+        dropped: keys of the input that have no use.
+        permuted: keys of the output whose anchors changed places.
+        remarks: what the user should know.
+    """
+
+    checkpoint: dict
+    dropped: list[str]
+    permuted: list[str]
+    remarks: list[str]
+
+
+def convert_mpvit(path: str | os.PathLike) -> Conversion:
+    """Convert a backbone, RetinaNet or Mask R-CNN of the published MPViT.
+
+    Every key of the file is mapped or known to be of no use, and every key of the model filled.
+
+    Raises:
+        CheckpointError: the file cannot be read, is converted already, or is none of these.
+    """
+    content = read_checkpoint(path)
+    meta = content.get("meta")
+    if isinstance(meta, dict) and "converted_from" in meta:
+        raise CheckpointError(f"{path} is converted already (from {meta['converted_from']})")
+    try:
+        return _convert(unwrap(content, str(path)), Path(path))
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _convert(entries: dict, path: Path) -> Conversion:
+    detector = detectron2.detector_of(entries)
+    named = {mpvit.bare(key): value for key, value in entries.items()}
+    variant, ratios = variant_of(named), mpvit.mlp_ratios(named)
+    model = build(detector, variant, ratios)
+    state, dropped, permuted = renamed(entries, detector, model.state_dict().keys())
+    fill(model, state, str(path), EXACT)
+
+    remarks = detectron2.wrong_pixels(entries)
+    usual = VARIANTS[variant].mlp_ratio
+    if ratios != [usual] * 4:
+        values = ",".join(map(str, ratios))
+        remarks.append(
+            f"its MLP ratios are {ratios} and the config's is {usual}: add "
+            f"--cfg-options model.backbone.mlp_ratio=[{values}]"
+        )
+    meta = dict(
+        CLASSES=CocoDataset.CLASSES,
+        converted_from=path.name,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        arch=variant,
+        detector=detector,
+        mlp_ratio=ratios,
+        converter_version=__version__,
+    )
+    return Conversion(dict(meta=meta, state_dict=model.state_dict()), dropped, permuted, remarks)
+
+
+def variant_of(entries: dict) -> str:
+    """The variant by the widths and layers of a backbone's entries.
+
+    Raises:
+        CheckpointError: it is none of the published ones.
+    """
+    outputs = [f"mhca_stages.{i}.aggregate.conv.weight" for i in range(3)]
+    widths = [len(entries[key]) for key in ("stem.1.conv.weight", *outputs) if key in entries]
+    layers = [
+        len({match[1] for key in entries if (match := re.match(pattern, key))})
+        for pattern in (rf"mhca_stages\.{i}\.mhca_blks\.0\.MHCA_layers\.(\d+)\." for i in range(4))
+    ]
+    for name, variant in VARIANTS.items():
+        if (list(variant.widths), list(variant.layers)) == (widths, layers):
+            return name
+    raise CheckpointError(
+        f"no published MPViT: stages of widths {widths} and {layers} layers, where these have "
+        + ", ".join(f"{list(v.widths)} and {list(v.layers)} ({k})" for k, v in VARIANTS.items())
+    )
+
+
+def build(detector: str | None, variant: str, ratios: list[float]) -> nn.Module:
+    """The detector of the published config, or the backbone alone."""
+    if detector is None:
+        return build_backbone(dict(type=f"mpvit_{variant}", mlp_ratio=ratios or None))
+    model = load_config(f"configs/mpvit/{detector}_mpvit_{variant}_fpn_1x_coco.py").model
+    model.backbone.update(mlp_ratio=ratios or None, init_cfg=None)
+    return build_detector(model)
+
+
+def renamed(entries: dict, detector: str | None, known) -> tuple[dict, list[str], list[str]]:
+    """The entries under the names of the model, what has no use there, and what is permuted.
+
+    Raises:
+        CheckpointError: a key that is neither known nor known to be of no use.
+    """
+    inner = "backbone." if detector else ""
+    state, dropped, permuted, unknown = {}, [], [], []
+    for key, value in entries.items():
+        target = inner + mpvit.bare(key)
+        if target not in known:
+            if detectron2.IGNORED.fullmatch(key) or mpvit.CLASSIFIER.fullmatch(mpvit.bare(key)):
+                dropped.append(key)
+                continue
+            target = detectron2.renamed(key, detector) if detector else None
+        if target is None or target in state:
+            unknown.append(key)
+            continue
+        if detectron2.ANCHORED.fullmatch(key):
+            value = detectron2.with_anchors_by_ratio(value)
+            permuted.append(target)
+        state[target] = value
+    if unknown:
+        names = ", ".join(unknown[:4]) + (f" and {len(unknown) - 4} more" if unknown[4:] else "")
+        raise CheckpointError(f"{len(unknown)} keys of no known use: {names}")
+    return state, dropped, permuted

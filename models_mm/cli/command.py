@@ -1,0 +1,217 @@
+"""The command line that the tools share: options, exit codes, and errors without tracebacks."""
+
+import argparse
+import faulthandler
+import functools
+import gc
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+
+from models_mm.checkpoints.files import no_room
+from models_mm.distributed import liveness, preemption, watchdog
+from models_mm.distributed.liveness import LAST_WORDS, exit_within, leave
+from models_mm.errors import Preempted, UserError
+from models_mm.mmdet2.overrides import DictAction
+
+OVERRIDE_HELP = (
+    "override settings of the config: key=value pairs, e.g. data.samples_per_gpu=4 "
+    "optimizer.lr=1e-4 model.backbone.out_indices='(1,2,3)'. Lists as key='[a,b]' or key=a,b, "
+    "without white space"
+)
+FAILING = 6.0  # seconds from an error to the end of the process
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool's main; whatever it raises becomes one message and exit code 1.
+
+    With ``MODELS_MM_TRACEBACK=1`` in the environment the traceback is printed before it.
+    """
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR2, all_threads=True)  # where this process stands
+    try:
+        with explained_faults():
+            main()
+            sys.stdout.flush()  # here, where a reader that is gone can be told from a fault
+        gc.freeze()  # the interpreter's last collection would take more than a second
+    except Preempted as stopped:
+        rank = this_rank()
+        message = f"ended as asked; --auto-resume goes on from {stopped}"
+        leave(preemption.exit_code(rank), *[message][rank:])
+    except UserError as error:
+        fail(error, str(error))
+    except SystemExit as asked:  # Python's own way out waits for data workers
+        if asked.code is None or isinstance(asked.code, int):
+            leave(asked.code or 0)
+        leave(1, str(asked.code))
+    except KeyboardInterrupt:
+        leave(130)
+    except BrokenPipeError:
+        leave(141)  # as SIGPIPE ends other programs when `head` has read enough
+    except Exception as error:
+        fail(error, unexpected(error))
+
+
+def unexpected(error: Exception) -> str:
+    """An error that nobody has foreseen."""
+    return f"{in_one_line(error)} (MODELS_MM_TRACEBACK=1 shows where)"
+
+
+def in_one_line(error: Exception) -> str:
+    """Type and message of an error; of one in a data worker without where that was."""
+    said = _last_line(error) if WORKER_FAULT.search(str(error)) else str(error)
+    message = " ".join(said.split())
+    if len(message) > 500:
+        message = message[:500] + " ..."
+    return f"{type(error).__name__}: {message}"
+
+
+def this_rank() -> int:
+    """The rank of this process in the whole job."""
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return int(rank) if rank.isdecimal() else 0
+
+
+def fail(error: Exception, message: str) -> None:
+    """Print an error once for the whole job and exit with 1."""
+    exit_within(FAILING)
+    wait_for_rank_0()
+    prefix = f"error on rank {this_rank()}" if this_rank() else "error"
+    traced = os.environ.get("MODELS_MM_TRACEBACK", "0") != "0"
+    trace = "".join(traceback.format_exception(error)) if traced else ""
+    leave(1, f"{trace}{prefix}: {message}")
+
+
+def say(message: str) -> None:
+    """Print something that all ranks know, once for the whole job."""
+    if this_rank() == 0:
+        print(message, file=sys.stderr)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """:func:`say`, however often it is called."""
+    say(message)
+
+
+def wait_for_rank_0() -> None:
+    """Let rank 0 speak, which most likely says the same; its end ends this process in the wait."""
+    if this_rank() > 0:
+        time.sleep(FAILING - LAST_WORDS)
+
+
+class Parser(argparse.ArgumentParser):
+    """The standard parser; a distributed job speaks once, and options are never abbreviated."""
+
+    def __init__(self, **settings):
+        super().__init__(
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **settings,
+        )
+
+    def error(self, message: str):
+        wait_for_rank_0()
+        super().error(message)
+
+
+# A fault inside a data worker arrives as "Caught X in DataLoader worker ... <traceback> X: why".
+WORKER_FAULT = re.compile(r"Caught (\w+) in DataLoader worker")
+# What torch says of one that was killed.
+LOST_WORKER = re.compile(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
+# What gloo and NCCL say when another process is gone.
+LOST_RANK = re.compile(
+    r"Connection (closed|reset)|Connection was likely closed|Broken pipe|NCCL|gloo|recvVal|sendVal",
+    re.IGNORECASE,
+)
+
+
+@contextmanager
+def explained_faults():
+    """Turn faults of files, memory and processes that surface inside libraries into user errors."""
+    try:
+        yield
+    except UserError as error:
+        if WORKER_FAULT.search(str(error)):
+            raise UserError(_last_line(error)) from error
+        raise
+    except FileNotFoundError as error:
+        if not WORKER_FAULT.search(str(error)):
+            raise_lost_worker(error)
+            raise
+        raise UserError(f"{_last_line(error)}; check the data set's folder") from error
+    except BrokenPipeError:
+        raise  # whoever reads what is printed is gone
+    except (OSError, EOFError, RuntimeError) as error:
+        reason = no_room(error)
+        if reason is not None:
+            raise UserError(f"{reason}: make room and go on with --auto-resume") from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            why = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"torch.compile failed ({type(error).__name__}: {why}): leave `compile` out"
+            ) from error
+        raise_lost_worker(error)
+        # a rank is blamed only when it is gone; the error itself is never left out
+        lost = watchdog.explain_lost() if LOST_RANK.search(str(error)) else None
+        if lost is None:
+            raise
+        raise UserError(
+            f"{lost}; the job is over, --auto-resume goes on ({in_one_line(error)})"
+        ) from error
+
+
+def raise_lost_worker(error: Exception) -> None:
+    """Explain an error that comes of a data worker that was killed, if it does.
+
+    Raises:
+        UserError: a data worker is gone.
+    """
+    why = str(error).strip().rstrip(".")
+    if not LOST_WORKER.search(why):
+        # one that dies while it hands a batch over breaks the connection
+        if not isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
+            return
+        time.sleep(0.5)  # until the system says so
+        lost = liveness.gone()
+        if not lost:
+            return
+        why = f"{' and '.join(lost)} is gone ({in_one_line(error)})"
+    raise UserError(
+        f"{why}; the system does so when memory is short (data.workers_per_gpu); the job is over, "
+        "--auto-resume goes on"
+    ) from error
+
+
+def _last_line(error: Exception) -> str:
+    """The message of the original error at the end of a worker's traceback."""
+    lines = str(error).strip().splitlines()
+    start = max(i for i, line in enumerate(lines) if line.startswith(("  ", "Traceback"))) + 1
+    return "\n".join(lines[start:]).partition(": ")[2]
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Options that training and testing have in common."""
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="how the processes of a distributed job were started (default: %(default)s)",
+    )
+    # torch.distributed.launch passes one or the other; torchrun uses the environment
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line and publish the local rank where the launchers' code looks."""
+    args = parser.parse_args(argv)
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    return args

@@ -1,0 +1,1 @@
+"""COCO files: read safely, checked; images; training samples that repeat."""

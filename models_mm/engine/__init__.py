@@ -1,1 +1,0 @@
-"""What the tools do: options, configs, training and testing of detectors."""

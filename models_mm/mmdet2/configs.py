@@ -1,0 +1,141 @@
+"""Configs: found, read, overridden and checked before anything expensive starts."""
+
+import difflib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import mmdet
+from mmcv import Config
+from mmdet.utils import replace_cfg_vals, update_data_root
+
+import models_mm
+from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.cli.command import say_once
+from models_mm.errors import UserError
+from models_mm.mmdet2.other_projects import known_bases, settle_pretrained, translate
+from models_mm.mmdet2.overrides import apply
+
+PACKAGE = Path(models_mm.__file__).resolve().parent
+# configs/ and tools/ lie beside the package in a checkout and inside it once installed
+ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".mim"
+MMDET_CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
+
+
+def load_config(path: str, overrides: dict | None = None) -> Config:
+    """Read a config file and apply ``--cfg-options``.
+
+    Args:
+        path: relative to the current directory or, failing that, to the project.
+        overrides: dotted keys and their values.
+
+    Raises:
+        UserError: no such file, a file that does not parse, or what :func:`apply` refuses.
+    """
+    file = find_config(path)
+    try:
+        with known_bases((MMDET_CONFIGS, ROOT / "configs")):
+            cfg = replace_cfg_vals(_read(file))
+        update_data_root(cfg)
+    except RecursionError as error:
+        raise UserError(f"config {file}: it is its own _base_, or too deep") from error
+    except (Exception, SystemExit) as error:  # a config is code: anything can come out of it
+        reason = str(error) or str(error.__context__ or "")  # mmcv names no module
+        raise UserError(f"config {file}: {type(error).__name__} {reason}".rstrip()) from error
+    if not all(isinstance(cfg.get(part), dict) for part in ("model", "data")):
+        raise UserError(
+            f"config {file} describes no detector: it needs `model` and `data`, both dicts"
+        )
+    if overrides:
+        apply(cfg, overrides)
+    translate(cfg)
+    settle_pretrained(cfg.model)
+    return cfg
+
+
+def _read(file: Path) -> Config:
+    try:
+        return Config.fromfile(str(file))
+    except SystemError:
+        # Python 3.11's parser loses count ("recursion depth mismatch") when the garbage collector
+        # strikes in the middle of it; the file is not to blame
+        return Config.fromfile(str(file))
+
+
+def find_config(path: str) -> Path:
+    """The config file of a path as typed, or ours of its file name.
+
+    Raises:
+        UserError: there is none; names similar ones.
+    """
+    for candidate in (Path(path), ROOT / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    if Path(path).is_dir():
+        raise UserError(f"config {path} is a folder")
+    # names are unique: a test says so
+    known = {file.stem: file for file in ROOT.glob("configs/*/*.py") if "_base_" not in file.parts}
+    if (file := known.get(Path(path).stem)) and file.name == Path(path).name:
+        say_once(f"config: {path} does not exist; taking {file.relative_to(ROOT)}")
+        return file.resolve()
+    similar = difflib.get_close_matches(Path(path).stem, known, n=3, cutoff=0.5)
+    hint = "".join(f"\n  did you mean {known[name].relative_to(ROOT)}?" for name in similar)
+    raise UserError(f"config not found: {path}{hint}")
+
+
+def check_files(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Find missing weights, annotations and image folders before anything is built.
+
+    Args:
+        cfg: the config.
+        splits: the data sets that the run will read, of ``train``, ``val``, ``test``.
+
+    Raises:
+        UserError: a file or folder of the config does not exist.
+    """
+    checkpoints = [cfg.get("load_from"), cfg.get("resume_from")]
+    if "train" in splits:
+        checkpoints += pretrained_files(cfg.model)
+    for path in checkpoints:
+        if path and not is_url(path) and not Path(path).expanduser().is_file():
+            raise UserError(missing_file_message(path))
+    for split in splits:
+        for key, path in data_paths(cfg.data.get(split)):
+            if not os.path.exists(path):
+                raise UserError(
+                    f"data.{split}: {key} does not exist: {path}\n"
+                    "  Put or link COCO at data/coco (annotations/, train2017/, val2017/), or set "
+                    "MMDET_DATASETS to where it lies."
+                )
+
+
+def pretrained_files(model: dict) -> Iterator[str]:
+    """Every checkpoint that a model config initialises from."""
+    if isinstance(model, dict):
+        if model.get("type") == "Pretrained" and model.get("checkpoint"):
+            yield model["checkpoint"]
+        if isinstance(model.get("pretrained"), str):
+            yield model["pretrained"]
+        model = list(model.values())
+    if isinstance(model, (list, tuple)):
+        for value in model:
+            yield from pretrained_files(value)
+
+
+def data_paths(dataset) -> Iterator[tuple[str, str]]:
+    """Annotation files and image folders of a data set config, wrappers and lists included."""
+    if isinstance(dataset, (list, tuple)):
+        for item in dataset:
+            yield from data_paths(item)
+    elif isinstance(dataset, dict):
+        root = dataset.get("data_root") or ""
+        for key in ("ann_file", "img_prefix"):
+            for path in _listed(dataset.get(key)):
+                yield key, path if os.path.isabs(path) else os.path.join(root, path)
+        for key in ("dataset", "datasets"):
+            yield from data_paths(dataset.get(key))
+
+
+def _listed(value) -> list[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [v for v in values if isinstance(v, str) and v and not is_url(v)]

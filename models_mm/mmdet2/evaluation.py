@@ -1,0 +1,206 @@
+"""Evaluation in one or several processes, without a limit of time on the waiting."""
+
+import inspect
+import os
+from collections.abc import Callable
+
+import mmcv
+import torch
+from mmcv.runner import TensorboardLoggerHook, get_dist_info
+from mmdet.core import DistEvalHook, EvalHook
+from mmdet.datasets import CustomDataset, VOCDataset
+from torch import nn
+from torch.utils.data import DataLoader
+
+from models_mm.checkpoints.runs import BEST
+from models_mm.distributed import watchdog
+from models_mm.errors import UserError, did_you_mean
+from models_mm.mmdet2.datasets import ENGINES, METRICS, PRECISIONS, RECALLS, STATISTICS, CocoDataset
+from models_mm.mmdet2.results import encoded, gather_results
+from models_mm.randomness import untouched
+from models_mm.values import FLAG, NONE, TEXT, Kind, either, is_number, many, whole
+from models_mm.visualization.pictures import comparison, evenly
+
+THRESHOLD = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
+IN_FOLDER = Kind(
+    "the beginning of a file name in a folder that exists",
+    lambda value: TEXT.fits(value) and os.path.isdir(os.path.dirname(value) or "."),
+)
+# What the evaluations of mmdet's data sets take beside names.
+OPTIONS = {
+    "classwise": FLAG,
+    "iou_thrs": either(NONE, many(THRESHOLD)),
+    "iou_thr": either(THRESHOLD, many(THRESHOLD)),
+    "proposal_nums": Kind(
+        "a list of three whole numbers of 1 or more",
+        lambda value: many(whole(1)).fits(value) and len(value) == 3,
+    ),
+    "jsonfile_prefix": either(NONE, IN_FOLDER),
+}
+
+
+def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, str]) -> None:
+    """Refuse before the first image what ``dataset.evaluate`` would refuse after the last one.
+
+    Args:
+        dataset: what is evaluated.
+        model: the detector.
+        options: of ``dataset.evaluate``; ``metric`` among them.
+        where: what the user calls ``"metric"`` and what comes before other options.
+
+    Raises:
+        UserError: an unknown option, metric, item or engine; a metric that the model cannot give;
+            annotations that cannot be evaluated.
+    """
+    kind, evaluate = type(dataset).__name__, type(dataset).evaluate
+    known = inspect.signature(evaluate).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for key in options:
+        if key not in known and not takes_any:
+            hint = did_you_mean(key, known)
+            raise UserError(f"{where['option']}{key}: {kind}'s evaluation has no such option{hint}")
+        if key in OPTIONS:
+            OPTIONS[key].check(where["option"] + key, options[key])
+    choices = {}  # other data sets and wrappers have metrics of their own
+    if evaluate is CocoDataset.evaluate:
+        choices = {"metric": METRICS, "metric_items": tuple(STATISTICS), "engine": ENGINES}
+    elif evaluate in (CustomDataset.evaluate, VOCDataset.evaluate):
+        choices = {"metric": ("mAP", "recall")}
+    for key, names in choices.items():
+        values = options.get(key) or ()
+        either(NONE, TEXT, many(TEXT)).check(
+            where.get(key, where["option"] + key), options.get(key)
+        )
+        for value in [values] if isinstance(values, str) else values:
+            if value not in names:
+                name = where.get(key, where["option"] + key)
+                raise UserError(
+                    f"{name} {value}: unknown {key} for {kind}; known: {', '.join(names)}"
+                )
+            if value == "segm" and not model.with_mask:
+                raise UserError(
+                    f"{where['metric']} segm: {type(model).__name__} predicts boxes only"
+                )
+    if evaluate is CocoDataset.evaluate:
+        metrics = options.get("metric", "bbox")
+        dataset.check_truth([metrics] if isinstance(metrics, str) else metrics)
+
+
+def check_best(dataset, best: str | None, options: dict) -> None:
+    """Refuse a ``save_best`` that COCO's evaluation with these options will not return.
+
+    Raises:
+        UserError: names what it will return.
+    """
+    if best in (None, "auto") or type(dataset).evaluate is not CocoDataset.evaluate:
+        return
+    metric, items = options.get("metric", "bbox"), options.get("metric_items")
+    items = [items] if isinstance(items, str) else items
+    names: list[str] = []
+    for name in [metric] if isinstance(metric, str) else metric:
+        if name == "proposal_fast":
+            names += [f"AR@{number}" for number in options.get("proposal_nums", (100, 300, 1000))]
+        elif name == "proposal":
+            names += items or RECALLS
+        else:
+            names += [f"{name}_{item}" for item in items or PRECISIONS]
+    if best not in names:
+        raise UserError(
+            f"evaluation.save_best {best}: this evaluation gives {', '.join(names)}"
+            f"{did_you_mean(best, names)}"
+        )
+
+
+def predict(
+    model: nn.Module, data_loader: DataLoader, show: Callable[[dict, list], None] | None = None
+) -> list | None:
+    """Results of all images, in their order, on rank 0; ``None`` on the others.
+
+    Args:
+        model: the detector, wrapped.
+        data_loader: this rank's images.
+        show: called with each batch and its results, whose masks are arrays.
+    """
+    model.eval()
+    rank, world = get_dist_info()
+    results: list = []
+    bar = mmcv.ProgressBar(len(data_loader.dataset)) if rank == 0 else None
+    for number, batch in enumerate(data_loader):
+        with torch.no_grad():
+            found = model(return_loss=False, rescale=True, **batch)
+        if show:
+            show(batch, found)
+        results += [encoded(result) for result in found]
+        watchdog.step(f"at image {number * len(found)} of its evaluation")
+        for _ in range(len(found) * world if bar else 0):
+            bar.update()
+    if bar:
+        print()  # ends the line of the progress bar
+    return gather_results(results, len(data_loader.dataset))
+
+
+class Evaluates:
+    """What the hooks for one and for several processes do; a mixin before mmdet's hook.
+
+    What is drawn at random does not change the training, and the ranks wait for rank 0.
+
+    Args:
+        pictures: how many images TensorBoard gets, their truth beside their prediction; 0: none.
+    """
+
+    def __init__(self, *args, pictures: int = 4, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.pictures = pictures
+
+    def before_run(self, runner) -> None:
+        super().before_run(runner)
+        name = os.path.basename(getattr(self, "best_ckpt_path", None) or "")
+        if self.save_best:  # a checkpoint may come from elsewhere: only what lies here is replaced
+            here = os.path.join(self.out_dir, name)
+            self.best_ckpt_path = here if BEST.fullmatch(name) else None
+
+    def _do_evaluate(self, runner) -> None:
+        if not self._should_evaluate(runner):
+            return
+        # around epochs EMA's hook swaps the weights by itself
+        with untouched(), runner.averaged_weights(swap=not self.by_epoch):
+            if getattr(self, "broadcast_bn_buffer", False):
+                broadcast_norms(runner.model)
+            self.latest_results = predict(runner.model, self.dataloader)
+            if runner.rank == 0:
+                with watchdog.paused("evaluating"):
+                    runner.log_buffer.output["eval_iter_num"] = len(self.dataloader)
+                    score = self.evaluate(runner, self.latest_results)
+                    if self.save_best and score:
+                        self._save_ckpt(runner, score)
+                    self.show(runner)
+            watchdog.meet("the evaluation")
+
+    def show(self, runner) -> None:
+        """Give TensorBoard pictures of COCO's data sets."""
+        boards = [hook for hook in runner.hooks if isinstance(hook, TensorboardLoggerHook)]
+        dataset = self.dataloader.dataset
+        if not boards or not self.pictures or not hasattr(dataset, "coco"):
+            return
+        for index in evenly(dataset, self.pictures):
+            picture = comparison(dataset, self.latest_results[index], index)
+            name = f"predictions/{dataset.data_infos[index]['filename']}"
+            for board in boards:
+                step = board.get_iter(runner)
+                board.writer.add_image(name, picture[..., ::-1], step, dataformats="HWC")
+
+
+class QuietEvalHook(Evaluates, EvalHook):
+    """The evaluation in one process."""
+
+
+class PatientEvalHook(Evaluates, DistEvalHook):
+    """The evaluation in several processes."""
+
+
+def broadcast_norms(model: nn.Module) -> None:
+    """Give every rank the running statistics of rank 0."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+            torch.distributed.broadcast(module.running_var, 0)
+            torch.distributed.broadcast(module.running_mean, 0)

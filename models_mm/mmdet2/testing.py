@@ -1,0 +1,242 @@
+"""Testing a detector: mmdet's own loop, behind checked input."""
+
+import argparse
+import os
+import sys
+import time
+import warnings
+from itertools import zip_longest
+from pathlib import Path
+
+import matplotlib
+import mmcv
+from mmcv import Config
+from mmcv.cnn import fuse_conv_bn
+from mmcv.runner import get_dist_info, wrap_fp16_model
+from mmdet.datasets import replace_ImageToTensor
+from mmdet.utils import build_ddp, build_dp, compat_cfg
+from torch import distributed as dist
+from torch import nn
+
+from models_mm.checkpoints import load_checkpoint
+from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.cli.command import Parser, add_common_options, parse, say
+from models_mm.data.images import check_image_files
+from models_mm.distributed import watchdog
+from models_mm.errors import UserError
+from models_mm.mmdet2.building import build_data, build_model, join, prepare
+from models_mm.mmdet2.configs import check_files, load_config
+from models_mm.mmdet2.evaluation import check_evaluation, predict
+from models_mm.mmdet2.loaders import Loader
+from models_mm.mmdet2.overrides import DictAction
+from models_mm.mmdet2.results import write_results
+from models_mm.mmdet2.settings import check_settings
+from models_mm.mmdet2.show import shower
+from models_mm.outputs import files_of, refuse_input
+from models_mm.values import SCORE, output_file, output_folder
+
+# settings of the evaluation hooks, which dataset.evaluate() does not take
+HOOK_SETTINGS = (
+    *("interval", "start", "dynamic_intervals", "by_epoch", "test_fn"),
+    *("save_best", "rule", "greater_keys", "less_keys", "out_dir", "file_client_args"),
+    *("tmpdir", "gpu_collect", "broadcast_bn_buffer", "pictures"),
+)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of mmdet 2.28.2's test.py."""
+    parser = Parser(prog="test.py", description="Test a detector.")
+    parser.add_argument("config", help="config file, e.g. configs/recnext/...py")
+    parser.add_argument("checkpoint", help="checkpoint of that detector")
+    parser.add_argument("--work-dir", help="where the metrics go (work_dirs/<config>)")
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE.pkl", help="write the raw results there"
+    )
+    parser.add_argument(
+        "--eval",
+        nargs="+",
+        metavar="METRIC",
+        help="metrics of the data set: bbox segm proposal (COCO), mAP recall (VOC)",
+    )
+    parser.add_argument(
+        "--eval-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="arguments of the data set's evaluate(), e.g. classwise=True",
+    )
+    parser.add_argument(
+        "--options", nargs="+", action=DictAction, help="deprecated: use --eval-options"
+    )
+    parser.add_argument(
+        "--format-only",
+        action="store_true",
+        help="write the results in the data set's format (for a test server), do not evaluate",
+    )
+    parser.add_argument("--show", action="store_true", help="show each image with its results")
+    parser.add_argument(
+        "--show-dir", type=output_folder, help="write each image with its results there"
+    )
+    parser.add_argument(
+        "--show-score-thr", type=SCORE, default=0.3, help="lowest score drawn (default: 0.3)"
+    )
+    parser.add_argument(
+        "--fuse-conv-bn", action="store_true", help="fold every norm into its convolution: faster"
+    )
+    parser.add_argument("--gpu-ids", type=int, nargs="+", help="deprecated: use --gpu-id")
+    parser.add_argument(
+        "--gpu-id", type=int, default=0, help="GPU of a run without a launcher (default: 0)"
+    )
+    parser.add_argument(
+        "--gpu-collect", action="store_true", help="not needed: results never go through files"
+    )
+    parser.add_argument("--tmpdir", help="not needed: results never go through files")
+    add_common_options(parser)
+    args = parse(parser, argv)
+    check_args(parser, args)
+    return args
+
+
+def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse combinations of options that make no sense, before anything is loaded."""
+    if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
+        parser.error("nothing to do: give --eval, --out, --format-only, --show or --show-dir")
+    if args.eval and args.format_only:
+        parser.error("--eval and --format-only exclude each other")
+    if args.out and not args.out.endswith((".pkl", ".pickle")):
+        parser.error("--out must end with .pkl")
+    if args.options and args.eval_options:
+        parser.error("--options is the old name of --eval-options: give one of them")
+    args.eval_options = args.eval_options or args.options or {}
+    if args.eval_options and not (args.eval or args.format_only):
+        parser.error("--eval-options is for --eval or --format-only")
+    if (args.show or args.show_dir) and args.launcher != "none":
+        if not (args.out or args.eval or args.format_only):
+            parser.error("--show and --show-dir need one process: `python tools/test.py` does it")
+        say("no pictures: --show and --show-dir need one process; `python tools/test.py` does it")
+        args.show, args.show_dir = False, None
+    if args.show and not can_show():
+        parser.error("--show needs a display, and there is none: use --show-dir DIR")
+
+
+def can_show() -> bool:
+    """Whether matplotlib, which mmdet shows images with, can open a window here."""
+    if sys.platform.startswith("linux"):
+        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            return False
+    interactive = matplotlib.rcsetup.interactive_bk
+    return matplotlib.get_backend().lower() in {name.lower() for name in interactive}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Test as the command line says."""
+    args = parse_args(argv)
+    cfg = load_config(args.config, args.cfg_options)
+    if not is_url(args.checkpoint) and not Path(args.checkpoint).expanduser().is_file():
+        raise UserError(missing_file_message(args.checkpoint))
+    check_settings(cfg, ("test",))
+    check_files(cfg, ("test",))
+    cfg = compat_cfg(cfg)
+    prepare(cfg, args)
+    loader = build_loader(cfg)
+    if args.out:
+        refuse_input(args.out, [args.config, args.checkpoint, *files_of(loader.dataset)])
+    distributed = join(cfg, args)
+    loader.share(dist=distributed, shuffle=False)
+    model = load_model(cfg, args.checkpoint, args.fuse_conv_bn)
+    if args.eval:
+        names = {"metric": "--eval", "option": "--eval-options: "}
+        check_evaluation(loader.dataset, model, evaluation_options(cfg, args), names)
+    compare_classes(model, loader.dataset, args)
+    model.CLASSES = getattr(model, "CLASSES", None) or loader.dataset.CLASSES
+
+    if distributed:
+        local_rank = int(os.environ["LOCAL_RANK"])
+        model = build_ddp(model, cfg.device, device_ids=[local_rank], broadcast_buffers=False)
+        watchdog.start(cfg)
+    else:
+        model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
+    show = None
+    if args.show or args.show_dir:
+        show = shower(model, loader.dataset, args.show, args.show_dir, args.show_score_thr)
+    results = predict(model, loader, show)
+    if get_dist_info()[0] == 0:
+        with watchdog.paused("evaluating"):
+            use_results(cfg, args, loader.dataset, results)
+    loader.close()
+    if distributed:
+        watchdog.stop()
+        dist.destroy_process_group()
+
+
+def compare_classes(model: nn.Module, dataset, args: argparse.Namespace) -> None:
+    """Warn of a checkpoint of other classes than the config's, or in another order.
+
+    Its labels are taken for those of the config.
+    """
+    trained, named = getattr(model, "CLASSES", None), dataset.CLASSES
+    if not trained or not named or list(trained) == list(named) or get_dist_info()[0] != 0:
+        return
+    pairs = zip_longest(trained, named, fillvalue="nothing")
+    label, (before, now) = next((i, pair) for i, pair in enumerate(pairs) if len(set(pair)) > 1)
+    warnings.warn(
+        f"class {label} of {args.checkpoint} is {before!r}, of {args.config} it is {now!r}: the "
+        "config's names are used; if the order is wrong, so are all numbers",
+        stacklevel=2,
+    )
+
+
+def build_loader(cfg: Config) -> Loader:
+    """The loader of ``data.test``."""
+    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("test_dataloader", {})}
+    tests = cfg.data.test if isinstance(cfg.data.test, list) else [cfg.data.test]
+    for test in tests:
+        test.test_mode = True
+        if settings["samples_per_gpu"] > 1:
+            test.pipeline = replace_ImageToTensor(test.pipeline)
+    dataset = build_data(cfg.data.test, "test")
+    check_image_files(dataset)
+    return Loader("data.test", dataset, settings, watchdog.timeout_of(cfg))
+
+
+def load_model(cfg: Config, checkpoint: str, fuse: bool) -> nn.Module:
+    """The detector with the weights of a checkpoint, in eval mode."""
+    cfg.model.train_cfg = None
+    model = build_model(cfg)
+    if cfg.get("fp16") is not None:
+        wrap_fp16_model(model)
+    meta = load_checkpoint(model, checkpoint).get("meta", {})
+    names = meta.get("CLASSES") if isinstance(meta, dict) else None
+    model.CLASSES = names if isinstance(names, (tuple, list)) else None
+    model.eval()
+    if fuse:
+        if hasattr(model.backbone, "fuse"):
+            model.backbone.fuse()
+        model = fuse_conv_bn(model)
+    return model
+
+
+def evaluation_options(cfg: Config, args: argparse.Namespace) -> dict:
+    """What ``dataset.evaluate`` gets besides the results."""
+    options = {k: v for k, v in cfg.get("evaluation", {}).items() if k not in HOOK_SETTINGS}
+    return {**options, "metric": args.eval, **args.eval_options}
+
+
+def use_results(cfg: Config, args: argparse.Namespace, dataset, results: list) -> None:
+    """Write, format and evaluate the results of all images."""
+    timestamp = time.strftime("%Y%m%d_%H%M%S")
+    if args.out:
+        mmcv.mkdir_or_exist(os.path.dirname(os.path.abspath(args.out)))
+        write_results(results, args.out)
+        print(f"results: {args.out}")
+    if args.format_only:
+        prefix = os.path.join(cfg.work_dir, f"results_{timestamp}")
+        options = {"jsonfile_prefix": prefix} if hasattr(dataset, "coco") else {}
+        dataset.format_results(results, **{**options, **args.eval_options})
+        print(f"formatted results: {args.eval_options.get('jsonfile_prefix', prefix)}.*")
+    if args.eval:
+        metric = dataset.evaluate(results, **evaluation_options(cfg, args))
+        print(dict(metric))
+        file = os.path.join(cfg.work_dir, f"eval_{timestamp}.json")
+        mmcv.dump(dict(config=args.config, checkpoint=args.checkpoint, metric=metric), file)
+        print(f"metrics: {file}")

@@ -1,0 +1,110 @@
+"""The folder of a training: made, held by one training, free of what other runs have written."""
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmcv import Config
+from mmcv.runner import get_dist_info
+
+from models_mm.checkpoints import runs
+from models_mm.checkpoints.files import no_room
+from models_mm.distributed import ranks
+from models_mm.errors import UserError
+from models_mm.mmdet2 import work_dir_lock
+
+
+def make(folder: str) -> None:
+    """Make a work dir, if it does not exist.
+
+    Raises:
+        UserError: it cannot be made, or is something else.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"the work dir {folder} cannot be made ({_reason(error)}): give another --work-dir"
+        ) from error
+
+
+@contextmanager
+def held(folder: str):
+    """Train in a work dir: alone, and with what goes wrong with its files in one line.
+
+    Every rank calls it; rank 0 holds the folder.
+
+    Raises:
+        UserError: another training runs there; a file or the folder cannot be written.
+    """
+    with explained(folder):
+        if get_dist_info()[0] != 0:
+            yield
+            return
+        with work_dir_lock.held(folder):
+            for path in sorted(Path(folder).glob("*.pth")):
+                if path.is_dir() and (path.name == "latest.pth" or runs.NAME.fullmatch(path.name)):
+                    raise UserError(
+                        f"{path} is a folder, and a checkpoint would have this name: rename it or "
+                        "give another --work-dir"
+                    )
+            yield
+
+
+@contextmanager
+def explained(folder: str):
+    """Name the file and the reason when something in a work dir cannot be written.
+
+    Raises:
+        UserError: instead of an OSError about the folder or what is in it.
+    """
+    try:
+        yield
+    except OSError as error:
+        path = error.filename2 or error.filename
+        if no_room(error) or not isinstance(path, (str, os.PathLike)) or not _inside(path, folder):
+            raise
+        if not os.path.isdir(folder):
+            raise UserError(
+                f"the work dir {folder} does not exist any more: it was removed or renamed while "
+                "the training ran"
+            ) from error
+        raise UserError(
+            f"{path} cannot be written ({_reason(error)}); all that was written before is as it was"
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _inside(path: str | os.PathLike, folder: str) -> bool:
+    path, folder = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return path == folder or folder in path.parents
+
+
+def settle_run(cfg: Config, before: dict, logger) -> dict:
+    """Whose checkpoints a training writes, alike on every rank; moves those of others aside.
+
+    Args:
+        cfg: the config; ``resume_from`` settled.
+        before: the ``meta`` of that checkpoint; empty if it cannot be known.
+
+    Returns:
+        ``run`` and ``written`` for the ``meta`` of this training's checkpoints.
+    """
+    source, run, age = cfg.get("resume_from"), None, (0, 0)
+    here = source and Path(source).absolute().parent == Path(cfg.work_dir).absolute()
+    if source and before:
+        entry = runs.entry_of(Path(source), before)
+        run, age = entry.run, entry.age
+    if run is None and not here:
+        run = ranks.from_rank_0(runs.new_run())
+    if get_dist_info()[0] == 0 and (before or not here):
+        aside = runs.set_aside(cfg.work_dir, run, age)
+        if aside:
+            logger.info(
+                f"checkpoints in {cfg.work_dir} of another run, or later than what this training "
+                f"goes on from, are in {aside} now; --resume-from goes on from one of them"
+            )
+    return {**({"run": run} if run else {}), "written": age[0]}
