@@ -14,8 +14,8 @@ from mmdet.models import build_detector
 from models_mm.mmdet2.configs import load_config
 
 from .checkpoints.detectron2_files import entries_of
-from .mmdet2.compat.conftest import free_port
 from .documents import CHOICES, ROOT, SMALLER, commands, fences, follow
+from .mmdet2.compat.conftest import free_port
 
 DOCS = ("getting_started", "train", "test", "own_data", "own_backbone", "speed", "faults")
 CHECKOUT = ("tools", "configs", "models_mm")

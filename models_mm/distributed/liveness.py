@@ -1,9 +1,9 @@
 """No process of a job outlives one that it needs, and nothing keeps a process from ending.
 
 A rank needs its data workers, its launcher and the other ranks of its machine (lost machines are
-:mod:`models_mm.distributed.watchdog`'s). The main thread often notices such a loss by itself and can
-say more about it; but it may also wait, for minutes, for something that will not come. A thread
-looks once per second.
+:mod:`models_mm.distributed.watchdog`'s). The main thread often notices such a loss by itself and
+can say more about it; but it may also wait, for minutes, for something that will not come. A
+thread looks once per second.
 """
 
 import ctypes

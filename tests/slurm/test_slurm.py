@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ..mmdet2.compat.conftest import free_port
 from ..documents import CHOICES, commands, fences, follow
+from ..mmdet2.compat.conftest import free_port
 from ..runs.conftest import TINY, checkpoint, differences, options, ranks_of, wait_for
 
 HERE = Path(__file__).parent
