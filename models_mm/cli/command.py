@@ -2,7 +2,6 @@
 
 import argparse
 import faulthandler
-import functools
 import gc
 import os
 import re
@@ -17,6 +16,7 @@ from models_mm.checkpoints.files import no_room
 from models_mm.distributed import liveness, preemption, watchdog
 from models_mm.distributed.liveness import LAST_WORDS, exit_within, leave
 from models_mm.errors import Preempted, UserError
+from models_mm.messages import this_rank
 from models_mm.mmdet2.overrides import DictAction
 
 OVERRIDE_HELP = (
@@ -71,12 +71,6 @@ def in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {message}"
 
 
-def this_rank() -> int:
-    """The rank of this process in the whole job."""
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    return int(rank) if rank.isdecimal() else 0
-
-
 def fail(error: Exception, message: str) -> None:
     """Print an error once for the whole job and exit with 1."""
     exit_within(FAILING)
@@ -85,18 +79,6 @@ def fail(error: Exception, message: str) -> None:
     traced = os.environ.get("MODELS_MM_TRACEBACK", "0") != "0"
     trace = "".join(traceback.format_exception(error)) if traced else ""
     leave(1, f"{trace}{prefix}: {message}")
-
-
-def say(message: str) -> None:
-    """Print something that all ranks know, once for the whole job."""
-    if this_rank() == 0:
-        print(message, file=sys.stderr)
-
-
-@functools.cache
-def say_once(message: str) -> None:
-    """:func:`say`, however often it is called."""
-    say(message)
 
 
 def wait_for_rank_0() -> None:

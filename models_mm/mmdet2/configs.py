@@ -11,8 +11,8 @@ from mmdet.utils import replace_cfg_vals, update_data_root
 
 import models_mm
 from models_mm.checkpoints.files import is_url, missing_file_message
-from models_mm.cli.command import say_once
 from models_mm.errors import UserError
+from models_mm.messages import say_once
 from models_mm.mmdet2.other_projects import known_bases, settle_pretrained, translate
 from models_mm.mmdet2.overrides import apply
 

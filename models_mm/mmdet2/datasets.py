@@ -23,10 +23,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from terminaltables import AsciiTable
 
-from models_mm.cli.command import this_rank
 from models_mm.data.annotations import CheckedCocoDataset
 from models_mm.errors import UserError
 from models_mm.evaluation.results import boxes_of, check_results, counting
+from models_mm.messages import this_rank
 from models_mm.outputs import refuse_input
 
 ENGINES = ("hotcoco", "pycocotools")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mmcv import Config
 
-from models_mm.cli.command import say_once
 from models_mm.errors import UserError
+from models_mm.messages import say_once
 
 RUNNERS = {"EpochBasedRunnerAmp": "EpochBasedRunner", "IterBasedRunnerAmp": "IterBasedRunner"}
 # DistOptimizerHook's own: how gradients travel, which is DDP's business today

@@ -20,10 +20,11 @@ from torch import nn
 
 from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
-from models_mm.cli.command import Parser, add_common_options, parse, say
+from models_mm.cli.command import Parser, add_common_options, parse
 from models_mm.data.images import check_image_files
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
+from models_mm.messages import say
 from models_mm.mmdet2.building import build_data, build_model, join, prepare
 from models_mm.mmdet2.configs import check_files, load_config
 from models_mm.mmdet2.evaluation import check_evaluation, predict

@@ -12,7 +12,7 @@ import torch
 from mmcv.runner import Fp16OptimizerHook, GradientCumulativeOptimizerHook, OptimizerHook
 from mmdet.models import build_backbone, build_detector
 
-from models_mm.cli import command as cli
+from models_mm import messages
 from models_mm.errors import UserError
 from models_mm.mmdet2 import testing, training
 from models_mm.mmdet2.configs import load_config
@@ -38,7 +38,7 @@ def test_a_project_is_used_from_where_it_lies(tmp_path, monkeypatch):
 
 def test_bases_that_are_not_there_are_mmdet_s(tmp_path, capsys):
     """KernelWarehouse's overlay leaves them to its reader."""
-    cli.say_once.cache_clear()
+    messages.say_once.cache_clear()
     file = PROJECTS["kernelwarehouse"](tmp_path)["kw1x_resnet50"]
     whole = load_config(str(file))
     shutil.rmtree(tmp_path / "configs/_base_")
@@ -68,7 +68,7 @@ def test_a_base_that_nobody_has_is_named(tmp_path):
 
 
 def test_a_path_of_theirs_means_our_config_of_that_name(tmp_path, monkeypatch, capsys):
-    cli.say_once.cache_clear()
+    messages.say_once.cache_clear()
     monkeypatch.chdir(tmp_path)
     name = "mask_rcnn_recnext_m3_fpn_1x_coco.py"
     for _ in range(2):  # said once
