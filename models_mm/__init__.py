@@ -12,8 +12,7 @@ compat.apply()
 # These register with mmdet, and need compat for it.
 from models_mm import backbones  # noqa: E402, F401
 from models_mm.catalogue import create_backbone, get_config, list_configs  # noqa: E402
-from models_mm.data import images  # noqa: E402, F401
-from models_mm.mmdet2 import datasets, heads  # noqa: E402, F401
+from models_mm.mmdet2 import datasets, heads, pipelines  # noqa: E402, F401
 
 __all__ = ["Detector", "__version__", "create_backbone", "get_config", "list_configs"]
 

@@ -1,26 +1,24 @@
-"""Where tools write: inside the folder that they were given, and never over what they read."""
+"""Tools write inside the folder that they were given, and never over a file that they read."""
 
 import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-import cv2
-
 from models_mm.errors import UserError
 
-LONGEST = 200  # bytes of a part of a name; most file systems take 255
+LONGEST = 200  # bytes of a part of a path; most file systems accept 255
 
 
 class Outputs:
-    """Places for the files of one run of a tool, whose names come from data.
+    """Paths for the output files of one run of a tool, whose names come from data.
 
-    A name keeps its folders as far as they stay inside: ``..``, the root of an absolute name, and
-    links that lead elsewhere do not. Two names never get the same place, and no file that is an
-    input is written over; a number is added instead. Files of earlier runs are replaced.
+    A name keeps its folders if they stay inside the output folder: ``..``, the root of an absolute
+    name, and links that lead elsewhere are removed. Two names never get the same path, and no input
+    is overwritten; a number is added instead. Files of earlier runs are replaced.
 
     Args:
-        folder: made when the first file is placed.
+        folder: the output folder; it is made when the first path is asked for.
         inputs: all files that the run reads.
     """
 
@@ -31,18 +29,14 @@ class Outputs:
 
     @cached_property
     def protected(self) -> set[str]:
-        """The inputs, each as an entry of its folder and as the file that it leads to."""
+        """The inputs, each as a path in its folder and as the file that a link leads to."""
         return {name for path in self.inputs for name in (_entry(path), os.path.realpath(path))}
 
-    def picture(self, name: str) -> Path:
-        """A place for a picture of that name; ``.jpg`` is added to suffixes without a writer."""
-        return self.path(name if writable(name) else f"{name}.jpg")
-
     def path(self, name: str) -> Path:
-        """A place for a file, its folder made; a link that was there is removed, not followed.
+        """The path for a file; its folder is made. A link at that path is removed, not followed.
 
         Raises:
-            UserError: the folder is a file, or cannot be made.
+            UserError: the output folder is a file, or cannot be made.
         """
         parts = [_fitting(part) for part in Path(name.replace("\0", "_")).parts]
         parts = [part for part in parts if part.strip("/") not in ("..", "")] or ["unnamed"]
@@ -61,7 +55,7 @@ class Outputs:
         return free
 
     def _inside(self, parts: list[str]) -> Path:
-        """The place of a name, without its folders where they lead outside or cannot be made."""
+        """The path of a name; folders that lead outside or cannot be made become part of it."""
         place = self.folder.joinpath(*parts)
         root = Path(os.path.realpath(self.folder))
         if Path(os.path.realpath(place.parent)).is_relative_to(root):
@@ -80,10 +74,10 @@ class Outputs:
 
 
 def refuse_input(out: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Refuse to write over a file that the tool reads.
+    """Refuse to overwrite a file that the tool reads.
 
     Raises:
-        UserError: ``out`` is one of the inputs, by whatever name.
+        UserError: ``out`` is one of the inputs, possibly under another name.
     """
     if not os.path.exists(out):
         return
@@ -92,32 +86,13 @@ def refuse_input(out: str | Path, inputs: Iterable[str | Path]) -> None:
             raise UserError(f"{out} is read by this command: write to another file")
 
 
-def files_of(dataset) -> list[str]:
-    """All files that a data set reads, through mmdet's wrappers."""
-    inner = getattr(dataset, "datasets", None) or [getattr(dataset, "dataset", None)]
-    if inner != [None]:
-        return [file for part in inner for file in files_of(part)]
-    folder = getattr(dataset, "img_prefix", None) or ""
-    infos = getattr(dataset, "data_infos", None) or []
-    names = [info["filename"] for info in infos if isinstance(info.get("filename"), str)]
-    annotations = getattr(dataset, "ann_file", None)
-    found = [os.path.join(folder, name) for name in names]
-    return [*found, annotations] if isinstance(annotations, str) else found
-
-
-def writable(name: str | Path) -> bool:
-    """Whether OpenCV writes pictures with the suffix of a name."""
-    suffix = Path(name).suffix
-    return bool(suffix) and cv2.haveImageWriter(f"picture{suffix}")
-
-
 def _entry(path: str | Path) -> str:
-    """A path whose folder is resolved, but not the file itself, which may be a link."""
+    """A path with its folder resolved; a link as the last part is kept."""
     return os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
 
 
 def _fitting(part: str) -> str:
-    """A part of a name that a file system takes: its end, in bytes that it can encode."""
+    """The end of a part of a path that fits a file system, in bytes that it can encode."""
     try:
         encoded = os.fsencode(part)
     except UnicodeEncodeError:

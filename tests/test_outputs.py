@@ -68,9 +68,3 @@ def test_a_file_instead_of_the_folder(tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(UserError, match="out is no folder to write to"):
         Outputs(tmp_path / "out").path("1.png")
-
-
-def test_pictures_have_suffixes_that_can_be_written(tmp_path):
-    places = Outputs(tmp_path)
-    names = [places.picture(name).name for name in ("1.png", "2", "3.heic", "4.tar.gz")]
-    assert names == ["1.png", "2.jpg", "3.heic.jpg", "4.tar.gz.jpg"]

@@ -17,7 +17,7 @@ from models_mm.mmdet2.analysis import confusion_matrix, error_analysis
 from models_mm.mmdet2.building import build_data
 from models_mm.mmdet2.configs import check_files, load_config
 from models_mm.mmdet2.overrides import DictAction
-from models_mm.mmdet2.results import load_results
+from models_mm.mmdet2.result_files import load_results
 from models_mm.mmdet2.settings import check_settings
 from models_mm.values import SCORE, output_folder
 

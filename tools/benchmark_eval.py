@@ -23,18 +23,17 @@ from pathlib import Path
 
 import _checkout  # noqa: F401  isort: skip
 import models_mm  # noqa: F401  isort: skip  (before mmdet, which does not import without it)
-import mmdet.datasets.coco as mmdet_coco
 import numpy as np
 import pycocotools.mask as mask_utils
 from mmdet.core import encode_mask_results
 from mmdet.datasets import build_dataset
 from pycocotools.cocoeval import COCOeval
 
-import models_mm.mmdet2.datasets as fast_coco
 from models_mm.cli.command import Parser, run
-from models_mm.data.check import read
+from models_mm.data.fields import read
 from models_mm.errors import UserError
-from models_mm.mmdet2.results import encode_masks
+from models_mm.evaluation import coco
+from models_mm.evaluation.masks import encode_masks
 from models_mm.outputs import refuse_input
 from models_mm.values import SEED, option, output_file, whole_option
 
@@ -152,7 +151,7 @@ def measure(dataset_of, results: list, metric: str, engine: str) -> dict:
     if engine == "faster_coco_eval":
         base = importlib.import_module(engine).COCOeval_faster
     recorded = type("RecordedEval", (Recorded, base), {})
-    mmdet_coco.COCOeval = fast_coco.COCOeval = recorded
+    coco.COCOeval = recorded
     way = "hotcoco" if engine == "hotcoco" else "pycocotools"
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         start = time.perf_counter()

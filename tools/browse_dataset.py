@@ -5,9 +5,9 @@ from models_mm.cli.command import OVERRIDE_HELP, Parser, run
 from models_mm.mmdet2.building import build_data
 from models_mm.mmdet2.configs import check_files, load_config
 from models_mm.mmdet2.overrides import DictAction
+from models_mm.mmdet2.pictures import draw_samples
 from models_mm.mmdet2.settings import check_settings
 from models_mm.values import SEED, option, picture_file, whole_option
-from models_mm.visualization.samples import draw_samples
 
 
 def main() -> None:

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 import _checkout  # noqa: F401  isort: skip
 from models_mm.cli.command import Parser, run
-from models_mm.data.check import HARMLESS, check_coco, sources
+from models_mm.data.check import HARMLESS, check_coco
 from models_mm.data.fields import shown
 from models_mm.errors import UserError
 from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.datasets import coco_sources
 from models_mm.mmdet2.overrides import DictAction
 from models_mm.mmdet2.settings import check_settings
 from models_mm.values import whole_option
@@ -72,7 +73,7 @@ def of_config(args: argparse.Namespace) -> Iterator[tuple[str, dict | None]]:
     metrics = (cfg.get("evaluation") or {}).get("metric") or ()
     metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
     for split in splits:
-        yield from sources(cfg.data[split], split == "train", metrics)
+        yield from coco_sources(cfg.data[split], split == "train", metrics)
 
 
 def report(problems: list, shown: int) -> None:

@@ -6,10 +6,10 @@ from models_mm.cli.command import OVERRIDE_HELP, Parser, run
 from models_mm.mmdet2.building import build_data
 from models_mm.mmdet2.configs import check_files, load_config
 from models_mm.mmdet2.overrides import DictAction
-from models_mm.mmdet2.results import load_results
+from models_mm.mmdet2.pictures import draw_comparisons
+from models_mm.mmdet2.result_files import load_results
 from models_mm.mmdet2.settings import check_settings
 from models_mm.values import SCORE, output_folder, whole_option
-from models_mm.visualization.pictures import draw_comparisons
 
 
 def main() -> None:

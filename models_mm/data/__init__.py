@@ -1,1 +1,1 @@
-"""COCO files: read safely, checked; images; training samples that repeat."""
+"""COCO files (read safely, checked), image files, and seeded training samples."""

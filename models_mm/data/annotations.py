@@ -1,48 +1,16 @@
-"""Annotation files as training, evaluation, browsing and analysis read them."""
+"""Annotation files are read in one place for training, evaluation, browsing and analysis."""
 
-import contextlib
-import io
 import warnings
 
-from mmdet.datasets import CocoDataset
-from mmdet.datasets.api_wrappers import COCO
-
-from models_mm.data.fields import Problem, field_problems, mask_fault, of_annotation, read, used_categories
+from models_mm.data.fields import (
+    Problem,
+    annotation_problem,
+    field_problems,
+    mask_fault,
+    read,
+    used_categories,
+)
 from models_mm.errors import UserError
-
-
-class CheckedCocoDataset(CocoDataset):
-    """mmdet's ``CocoDataset``, whose annotations are what they must be before they are used."""
-
-    def __init__(self, ann_file: str, pipeline: list, *args, **kwargs):
-        self.masks = masks_of(pipeline)
-        self.test_mode = kwargs.get("test_mode", False)
-        super().__init__(ann_file, pipeline, *args, **kwargs)
-
-    def load_annotations(self, ann_file: str) -> list[dict]:
-        """The images' entries; the annotations go to ``self.coco``.
-
-        Raises:
-            UserError: as :func:`load`.
-        """
-        self.coco = indexed(load(ann_file, self.CLASSES, self.masks, self.test_mode))
-        self.cat_ids = self.coco.get_cat_ids(cat_names=self.CLASSES)
-        self.cat2label = {category: label for label, category in enumerate(self.cat_ids)}
-        self.img_ids = self.coco.get_img_ids()
-        infos = self.coco.load_imgs(self.img_ids)
-        for info in infos:
-            info["filename"] = info["file_name"]
-        return infos
-
-
-def indexed(content: dict) -> COCO:
-    """Annotations that are already read, as mmdet's ``COCO``."""
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
-    return coco
 
 
 def load(
@@ -51,19 +19,22 @@ def load(
     masks: str | None = None,
     testing: bool = False,
 ) -> dict:
-    """The content of an annotation file, in which every field is what it must be.
+    """Read an annotation file and check every field.
 
-    A missing ``iscrowd`` is filled in. A mask that cannot be used is left out with a warning where
-    none is needed.
+    A missing ``iscrowd`` becomes 0. A mask that cannot be used is removed with a warning if the
+    object needs no mask.
 
     Args:
         ann_file: annotations in COCO's format.
-        classes: the names that are used.
-        masks: what the training makes of masks: nothing, ``"pixels"`` or ``"polygons"``.
-        testing: there need not be annotations.
+        classes: the names of the used categories (default: all).
+        masks: how the training uses masks: ``None`` (not at all), ``"pixels"`` or ``"polygons"``.
+        testing: the list of annotations may be missing.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        UserError: what is wrong first, by file, entry and field.
+        UserError: names the file, and the entry and field of the first problem.
     """
     content = read(ann_file, testing)
     for problem in field_problems(content, classes):
@@ -75,11 +46,11 @@ def load(
         crowd = annotation["iscrowd"] = int(annotation.get("iscrowd", 0))
         image, mask = images.get(annotation["image_id"]), annotation.get("segmentation")
         needed = not crowd and annotation["category_id"] in used
-        if image is None or not (needed or mask):  # nobody looks at it
+        if image is None or not (needed or mask):  # nothing reads this mask
             continue
         reason = mask_fault(mask, image, masks if needed else "pixels")
         if reason is not None:
-            problem = of_annotation(number, annotation, "segmentation", reason)
+            problem = annotation_problem(number, annotation, "segmentation", reason)
             if needed:
                 raise refusal(ann_file, problem)
             del annotation["segmentation"]
@@ -95,15 +66,7 @@ def load(
 
 
 def refusal(ann_file: str, problem: Problem) -> UserError:
-    """The error of a file with a problem that nothing can be done about."""
+    """The error for a file with a problem that cannot be worked around."""
     return UserError(
         f"{ann_file}: {problem.where}: {problem.detail} (tools/check_dataset.py lists all problems)"
     )
-
-
-def masks_of(pipeline) -> str | None:
-    """What a pipeline of a config makes of masks: nothing, ``"pixels"`` or ``"polygons"``."""
-    for step in pipeline or ():
-        if isinstance(step, dict) and step.get("with_mask"):
-            return "pixels" if step.get("poly2mask", True) else "polygons"
-    return None

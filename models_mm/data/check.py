@@ -1,8 +1,8 @@
-"""All that can be wrong with a data set in COCO's format, found before a training meets it.
+"""Find all problems of a data set in COCO's format before a training does.
 
-What :func:`check_coco` does not object to can be trained on, evaluated, drawn and analysed. What
-:mod:`models_mm.data.fields` refuses is refused by these too; the rest of the problems disturb
-them without stopping them, and the harmless findings do not even that.
+A data set without findings of :func:`check_coco` can be trained on, evaluated, drawn and analysed.
+Training and evaluation refuse the problems that :mod:`models_mm.data.fields` finds. The other
+problems disturb them without stopping them; the harmless findings have no effect.
 """
 
 import collections
@@ -10,18 +10,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmdet.datasets import DATASETS
-from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from pycocotools import mask as coco_mask
 
 from models_mm.data import images as image_files
-from models_mm.data.fields import Problem, field_problems, mask_fault, of_annotation, read, shown, used_categories
-from models_mm.data.annotations import masks_of
+from models_mm.data.fields import (
+    Problem,
+    annotation_problem,
+    field_problems,
+    mask_fault,
+    read,
+    shown,
+    used_categories,
+)
 from models_mm.errors import UserError
 
-MIN_SIZE = 32  # pixels; mmdet leaves smaller images out of the training
+MIN_SIZE = 32  # pixels; mmdet does not train on smaller images
 
-# Kinds that are only worth knowing.
+# Kinds of findings that have no effect.
 HARMLESS = {"no boxes", "small image", "four channels", "crowd as polygons"}
 
 
@@ -33,18 +38,18 @@ def check_coco(
     masks: str | None = None,
     training: bool = True,
 ) -> list[Problem]:
-    """All problems of a data set.
+    """Find all problems of a data set.
 
     Args:
         ann_file: annotations in COCO's format.
-        img_prefix: folder of the images; an empty one leaves them unread.
-        classes: the names that a config trains, if any.
-        threads: images read at a time.
-        masks: what is made of masks: nothing, ``"pixels"`` or ``"polygons"``.
-        training: the data set is to be trained on, and not only evaluated.
+        img_prefix: folder of the images; if it is empty, the images are not read.
+        classes: the names of the trained categories (default: all).
+        threads: images that are read at the same time.
+        masks: how masks are used: ``None`` (not at all), ``"pixels"`` or ``"polygons"``.
+        training: the data set is used for training, and not only for evaluation.
 
     Raises:
-        UserError: the file is missing, not JSON, or not COCO's.
+        UserError: the file is missing, is not JSON, or is not in COCO's format.
     """
     content = read(ann_file)
     problems = list(field_problems(content, classes))
@@ -64,7 +69,7 @@ def check_coco(
 
 
 def without(content: dict, problems: list[Problem]) -> dict[str, dict[int, dict]]:
-    """The entries of each list by their places, those with problems left out."""
+    """The entries without problems, as ``{list: {position: entry}}``."""
     wrong = {problem.entry for problem in problems}
     return {
         kind: {
@@ -77,12 +82,12 @@ def without(content: dict, problems: list[Problem]) -> dict[str, dict[int, dict]
 
 
 def content_of(sound: dict[str, dict[int, dict]]) -> dict[str, list[dict]]:
-    """The entries as an annotation file has them."""
+    """The entries as the lists of an annotation file."""
     return {kind: list(entries.values()) for kind, entries in sound.items()}
 
 
 def check_categories(categories, classes: tuple[str, ...] | None) -> Iterator[Problem]:
-    """Names that the config and the data set do not share."""
+    """Names that only the config or only the data set has."""
     if classes is None:
         return
     names = [category["name"] for category in categories]
@@ -101,7 +106,7 @@ def check_categories(categories, classes: tuple[str, ...] | None) -> Iterator[Pr
 
 
 def check_file_names(images) -> Iterator[Problem]:
-    """Files that occur twice."""
+    """File names that occur more than once."""
     for name, count in collections.Counter(image["file_name"] for image in images).items():
         if count > 1:
             yield Problem("duplicated image", shown(name), f"file_name: {count} times")
@@ -110,13 +115,20 @@ def check_file_names(images) -> Iterator[Problem]:
 def check_annotations(
     sound: dict, masks: str | None, used: frozenset, training: bool
 ) -> Iterator[Problem]:
-    """Each object: its references, its box, its mask, which those of used categories need."""
+    """Check each object: its image, its category, its box, and its mask.
+
+    Args:
+        sound: as :func:`without` returns it.
+        masks: as of :func:`check_coco`.
+        used: the ids of the categories whose objects need masks.
+        training: as of :func:`check_coco`.
+    """
     images = {image["id"]: image for image in sound["images"].values()}
     categories = {category["id"] for category in sound["categories"].values()}
     for number, annotation in sound["annotations"].items():
 
         def problem(kind: str, field: str, reason: str, at=(number, annotation)) -> Problem:
-            return of_annotation(*at, field, reason)._replace(kind=kind)
+            return annotation_problem(*at, field, reason)._replace(kind=kind)
 
         image = images.get(annotation["image_id"])
         if image is None:
@@ -146,7 +158,7 @@ def check_annotations(
 
 
 def pixels(mask: list | dict, image: dict) -> int:
-    """The number of an object's pixels, of a mask without faults."""
+    """The number of pixels of a valid mask."""
     size = (image["height"], image["width"])
     if isinstance(mask, list):
         mask = coco_mask.merge(coco_mask.frPyObjects(mask, *size))
@@ -156,7 +168,7 @@ def pixels(mask: list | dict, image: dict) -> int:
 
 
 def check_boxes_of_images(sound: dict, problems: list[Problem]) -> Iterator[Problem]:
-    """Images without an object, or without one that is not at fault."""
+    """Images that have no object without a problem."""
     at_fault = {
         problem.entry[1]
         for problem in problems
@@ -169,13 +181,13 @@ def check_boxes_of_images(sound: dict, problems: list[Problem]) -> Iterator[Prob
     }
     for number, image in sound["images"].items():
         if image["id"] not in boxes:
-            yield of_image("no boxes", number, image, "id", "left out of the training")
+            yield image_problem("no boxes", number, image, "id", "left out of the training")
 
 
 def check_anything_left(
     sound: dict, classes: tuple[str, ...] | None, training: bool
 ) -> Iterator[Problem]:
-    """Whether mmdet keeps any image."""
+    """A data set of which mmdet would use no image."""
     used = used_categories(content_of(sound), classes)
     annotated = {
         annotation["image_id"]
@@ -196,81 +208,37 @@ def check_anything_left(
         yield Problem("nothing to use", "categories", "none is among the classes")
 
 
-def of_image(kind: str, number: int, image: dict, field: str, reason: str) -> Problem:
-    """A finding about an image."""
+def image_problem(kind: str, number: int, image: dict, field: str, reason: str) -> Problem:
+    """A problem of an image."""
     where = f"images[{number}] (id {shown(image['id'])}) {shown(image['file_name'])}"
     return Problem(kind, where, f"{field}: {reason}", ("images", number))
 
 
 def check_image(number: int, image: dict, folder: Path) -> list[Problem]:
-    """One image file against its entry."""
+    """Compare an image file with its entry."""
     name, field = image["file_name"], "file_name"
     path = folder / name
     try:
         content = image_files.read_file(path)
     except UserError as error:
-        return [of_image("missing image", number, image, field, str(error))]
+        return [image_problem("missing image", number, image, field, str(error))]
     try:
-        # as training and evaluation read it: with the orientation of the camera applied
+        # training and evaluation read it upright, as the EXIF tag of the camera says
         upright = image_files.decode(content, str(path))
-        shape = image_files.decode(content, str(path), "unchanged").shape
+        shape = image_files.decode(content, str(path), image_files.decode_unchanged).shape
     except UserError as error:
-        return [of_image("corrupt image", number, image, field, str(error))]
+        return [image_problem("corrupt image", number, image, field, str(error))]
     found = []
     try:
         image_files.check_size(str(path), upright, image)
     except UserError as error:
-        found.append(of_image("wrong size", number, image, "width, height", str(error)))
+        found.append(image_problem("wrong size", number, image, "width, height", str(error)))
     if len(shape) == 3 and shape[2] == 4:
-        found.append(of_image("four channels", number, image, field, "its transparency is ignored"))
+        found.append(
+            image_problem("four channels", number, image, field, "its transparency is ignored")
+        )
     size = upright.shape[1::-1]
     if min(size) < MIN_SIZE:
         reason = f"{size[0]}x{size[1]}, left out of the training"
-        found.append(of_image("small image", number, image, "width, height", reason))
+        found.append(image_problem("small image", number, image, "width, height", reason))
     return found
-
-
-def sources(
-    dataset, training: bool = True, metrics: tuple[str, ...] = ()
-) -> Iterator[tuple[str, dict | None]]:
-    """The parts of a data set of a config, wrappers and lists taken apart.
-
-    Args:
-        dataset: ``cfg.data.train`` or another.
-        training: as :func:`check_coco`.
-        metrics: of the evaluation.
-
-    Yields:
-        What messages call the part, and the arguments of :func:`check_coco`, or ``None`` where it
-        is not in COCO's format.
-    """
-    if isinstance(dataset, (list, tuple)):
-        for part in dataset:
-            yield from sources(part, training, metrics)
-        return
-    inner = dataset.get("dataset") or dataset.get("datasets")
-    if inner is not None:
-        yield from sources(inner, training, metrics)
-        return
-    kind = DATASETS.get(dataset.get("type"))
-    files, folders = dataset.get("ann_file"), dataset.get("img_prefix")
-    files = list(files) if isinstance(files, (list, tuple)) else [files]
-    if not isinstance(folders, (list, tuple)):
-        folders = [folders] * len(files)
-    root = Path(dataset.get("data_root") or "")
-    evaluated = "pixels" if "segm" in metrics else None
-    for file, folder in zip(files, folders, strict=False):
-        name = f"{dataset.get('type')} {file}"
-        if kind is None or not issubclass(kind, MMDetCocoDataset) or not isinstance(file, str):
-            yield name, None
-            continue
-        yield (
-            name,
-            dict(
-                ann_file=str(root / file),
-                img_prefix=str(root / (folder or "")),
-                classes=tuple(kind.get_classes(dataset.get("classes")) or ()) or None,
-                masks=masks_of(dataset.get("pipeline")) if training else evaluated,
-                training=training,
-            ),
-        )

@@ -1,12 +1,12 @@
-"""The fields of COCO's annotation files: read safely, checked before anything relies on them.
+"""The fields of COCO's annotation files, which are checked before anything relies on them.
 
 ========================  ===========================================  ==========================
-field                     what it must be                              who needs it
+field                     valid values                                 needed by
 ========================  ===========================================  ==========================
-images.id                 a whole number of any size, once             everything
-images.file_name          text that can be a file's name               whatever reads images
+images.id                 a whole number of any size, unique           everything
+images.file_name          text that can be a file name                 all that reads images
 images.width, .height     whole numbers from 1 on, as OpenCV reads     training, masks, pictures
-annotations.id            a whole number of any size, once             everything
+annotations.id            a whole number of any size, unique           everything
 annotations.image_id      a whole number                               everything
 annotations.category_id   a whole number                               everything
 annotations.bbox          [x, y, width, height], finite numbers        everything
@@ -14,13 +14,13 @@ annotations.area          a finite number (training leaves out <= 0)   training,
 annotations.iscrowd       0 or 1; 0 where it is missing                evaluation, pictures
 annotations.segmentation  polygons, or run lengths that fill the       models with masks, ``segm``,
                           image; may be missing                        pictures
-categories.id             a whole number of any size, once             everything
-categories.name           text, once among the classes                 everything
+categories.id             a whole number of any size, unique           everything
+categories.name           text, unique among the classes               everything
 ========================  ===========================================  ==========================
 
-Other fields are not looked at. ``loading.py`` is what training, evaluation, browsing and analysis
-read a file by; ``tools/check_dataset.py`` lists all that it refuses, and more. A test may do
-without the list of annotations.
+Other fields are ignored. Training, evaluation, browsing and analysis read files through
+``annotations.py``, which refuses the first problem. ``tools/check_dataset.py`` lists all problems.
+The list of annotations may be missing in a file of test images.
 """
 
 import collections
@@ -36,13 +36,20 @@ import numpy as np
 
 from models_mm.errors import UserError
 
-MAX_SIDE = 2**20  # pixels of an image that OpenCV reads; and how far away a coordinate may lie
-MAX_PIXELS = 2**30  # of such an image
-MAX_LENGTH = 2**22  # pixels along a polygon: pycocotools takes 80 bytes for each
+MAX_SIDE = 2**20  # pixels per side of an image that OpenCV reads; also the limit of coordinates
+MAX_PIXELS = 2**30  # pixels of an image that OpenCV reads
+MAX_LENGTH = 2**22  # pixels along a polygon; pycocotools allocates 80 bytes for each
 
 
 class Problem(NamedTuple):
-    """One finding: its kind, what it concerns, details, and the entry as (list, place) if any."""
+    """One finding of a check.
+
+    Attributes:
+        kind: what is wrong, in two or three words.
+        where: the entry, as messages name it.
+        detail: the field and the reason.
+        entry: the list and the position in it, if the finding is about one entry.
+    """
 
     kind: str
     where: str
@@ -55,7 +62,7 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def shown(value) -> str:
-    """A value of a file for a message: short, in one line, and printable everywhere."""
+    """A value of a file for a message: short, on one line, and printable on every terminal."""
     if isinstance(value, str) and value.isprintable():
         return value if len(value) <= 200 else f"{value[:100]}...{value[-20:]}"
     try:
@@ -85,7 +92,7 @@ def _text(value) -> str | None:
 
 
 def _number(value, limit: int) -> bool:
-    """Whether it is a number, neither NaN nor beyond the limit."""
+    """Whether a value is a number from ``-limit`` to ``limit``; NaN is not."""
     return (type(value) is float or type(value) is int) and -limit <= value <= limit
 
 
@@ -107,12 +114,18 @@ def _area(value) -> str | None:
 
 
 def _crowd(value) -> str | None:
-    # also True, False and 1.0, which all readers take alike
+    # True, False and 1.0 are accepted too: every reader understands them in the same way
     return None if isinstance(value, (int, float)) and value in (0, 1) else "is neither 0 nor 1"
 
 
 class Field(NamedTuple):
-    """A field of an entry: its name, what is wrong with a value if anything, whether it must be."""
+    """A field of an entry.
+
+    Attributes:
+        name: the key in the file.
+        fault: says what is wrong with a value; ``None`` if nothing is.
+        required: the field must not be missing.
+    """
 
     name: str
     fault: Callable[[object], str | None]
@@ -140,17 +153,17 @@ MISSING = object()
 
 
 def read(ann_file: str, testing: bool = False) -> dict:
-    """The content of an annotation file, with the three lists that it must have.
+    """Read an annotation file, which must have COCO's three lists.
 
     Args:
         ann_file: annotations in COCO's format.
         testing: the list of annotations may be missing, as in COCO's files of test images.
 
     Raises:
-        UserError: the file is missing, no regular file, not JSON, or has not the lists.
+        UserError: the file is missing, is no regular file, is not JSON, or lacks one of the lists.
     """
     try:
-        if not stat.S_ISREG(os.stat(ann_file).st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(os.stat(ann_file).st_mode):  # reading a pipe could wait for ever
             raise UserError(f"{ann_file} is not a file")
         with open(ann_file, "rb") as file:
             content = json.loads(file.read())
@@ -158,7 +171,7 @@ def read(ann_file: str, testing: bool = False) -> dict:
         raise UserError(f"{ann_file} cannot be read: {error.strerror}") from error
     except RecursionError as error:
         raise UserError(f"{ann_file} is nested too deep for an annotation file") from error
-    except ValueError as error:  # no JSON, no text, or a number of thousands of digits
+    except ValueError as error:  # not JSON, not text, or a number with thousands of digits
         raise UserError(f"{ann_file} is not JSON: {error}") from error
     for kind in FIELDS:
         if testing and kind == "annotations" and isinstance(content, dict) and kind not in content:
@@ -169,13 +182,13 @@ def read(ann_file: str, testing: bool = False) -> dict:
 
 
 def used_categories(content: dict, classes: tuple[str, ...] | None) -> frozenset:
-    """The ids of the categories that are used."""
+    """The ids of the categories that are among the classes (default: all)."""
     categories = content["categories"]
     return frozenset(c["id"] for c in categories if classes is None or c["name"] in classes)
 
 
 def field_problems(content: dict, classes: tuple[str, ...] | None = None) -> Iterator[Problem]:
-    """All fields that are not what they must be, masks left out, and ids that occur twice."""
+    """All invalid fields except masks, and all ids that are not unique."""
     for kind, fields in FIELDS.items():
         for number, entry in enumerate(content.get(kind, ())):
             if type(entry) is not dict:
@@ -202,18 +215,18 @@ def field_problems(content: dict, classes: tuple[str, ...] | None = None) -> Ite
 
 
 def place(kind: str, number: int, entry: dict) -> str:
-    """How messages call an entry: its place in its list, and its id."""
+    """The name of an entry in messages: its list, its position there, and its id."""
     return f"{kind}[{number}] (id {shown(entry['id'])})" if "id" in entry else f"{kind}[{number}]"
 
 
-def of_annotation(number: int, annotation: dict, field: str, reason: str) -> Problem:
+def annotation_problem(number: int, annotation: dict, field: str, reason: str) -> Problem:
     """A problem of a field of an annotation."""
     where = place("annotations", number, annotation)
     return Problem(f"bad {field}", where, f"{field}: {reason}", ("annotations", number))
 
 
 def duplicates(content: dict, classes: tuple[str, ...] | None) -> Iterator[Problem]:
-    """Ids that occur twice in a list, and names of used categories that do."""
+    """Ids that occur more than once in a list, and such names among the used categories."""
     for kind in FIELDS:
         entries = [entry for entry in content.get(kind, ()) if type(entry) is dict]
         counts = collections.Counter(e["id"] for e in entries if type(e.get("id")) is int)
@@ -231,12 +244,12 @@ def duplicates(content: dict, classes: tuple[str, ...] | None) -> Iterator[Probl
 
 
 def mask_fault(mask, image: dict, use: str = "pixels") -> str | None:
-    """What is wrong with a mask, if anything: pycocotools' C code trusts what it is given.
+    """What is wrong with a mask; ``None`` if nothing is. pycocotools' C code checks nothing.
 
     Args:
-        mask: an annotation's ``segmentation``.
-        image: its image's entry, whose width and height are known to be sound.
-        use: ``"pixels"``, or ``"polygons"`` where run lengths cannot be used.
+        mask: the ``segmentation`` of an annotation.
+        image: the entry of its image, with a valid width and height.
+        use: ``"pixels"``, or ``"polygons"`` if run lengths cannot be used.
     """
     if mask is None:
         return "there is none"
@@ -255,7 +268,7 @@ def mask_fault(mask, image: dict, use: str = "pixels") -> str | None:
     if size != [height, width]:
         return f"its size is {shown(size[1])}x{shown(size[0])} in an image of {width}x{height}"
     if isinstance(counts, str):
-        counts = _run_lengths(counts)
+        counts = lengths_from_text(counts)
     elif not isinstance(counts, list) or not set(map(type, counts)) <= {int}:
         return f"counts {shown(counts)} are no run lengths"
     if counts is None or len(counts) == 0 or min(counts) < 0 or sum(counts) != height * width:
@@ -265,7 +278,7 @@ def mask_fault(mask, image: dict, use: str = "pixels") -> str | None:
 
 def _polygon_fault(polygon) -> str | None:
     try:
-        # in C, and blind for NaN but for the sum
+        # these loops run in C; only the sum notices NaN
         low, high, total = min(polygon), max(polygon), sum(polygon)
         sound = type(polygon) is list and -MAX_SIDE <= low and high <= MAX_SIDE and total == total
     except (TypeError, ValueError):
@@ -273,7 +286,7 @@ def _polygon_fault(polygon) -> str | None:
     if not sound:
         return f"a polygon is not a list of numbers of at most {MAX_SIDE}"
     number = len(polygon)
-    if number < 6 or number % 2:  # pycocotools takes four numbers for a box
+    if number < 6 or number % 2:  # pycocotools would read four numbers as a box
         return f"{number} numbers are no polygon"
     if (high - low) * number > MAX_LENGTH:
         steps = np.abs(np.diff(np.reshape(polygon, (-1, 2)), axis=0))
@@ -285,11 +298,11 @@ def _polygon_fault(polygon) -> str | None:
 _COUNTS = re.compile(r"(?:[P-o]{0,5}[0-O])+")  # one number: up to 6 characters, the last below P
 
 
-def _run_lengths(counts: str) -> list[int] | None:
-    """The numbers in COCO's compressed text, ``None`` if it is no such text.
+def lengths_from_text(counts: str) -> list[int] | None:
+    """The run lengths in COCO's compressed text; ``None`` if it is no such text.
 
-    A character holds 5 bits, the low ones first, and a sixth that says whether more follow; from
-    the fourth on, numbers are the difference to the last but one.
+    A character holds 5 bits of a number, the low bits first, and a sixth bit that says whether more
+    follow. From the fourth number on, the text has the difference to the number two places before.
     """
     if not _COUNTS.fullmatch(counts):
         return None

@@ -1,22 +1,50 @@
-"""Results of a detector beside the data set that they belong to: whether they fit, what counts."""
+"""Results of a detector: their form is checked, detections that do not count are removed.
+
+The result of one image has one of these forms:
+
+- boxes (n, 5) per class, as a list: left, top, right, bottom in pixels, and the score;
+- a pair of such boxes and of masks per class, or of boxes and a pair of masks and mask scores;
+- proposals (n, 5), as one array.
+"""
 
 import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
+import pycocotools.mask as mask_utils
 
 from models_mm.errors import UserError
+
+
+class FlatResults(NamedTuple):
+    """The n detections of all images, image by image and class by class.
+
+    Attributes:
+        images: (n,) the position of the image in the results.
+        labels: (n,) the position of the class in a result; 0 of proposals.
+        boxes: (n, 4) left, top, right, bottom in pixels.
+        scores: (n,).
+        masks: run lengths of the n masks, or ``None``.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    masks: list[dict] | None
 
 
 def check_results(results: list, images: int, classes: int) -> None:
     """Refuse results that cannot be those of a data set.
 
     Args:
-        results: one per image: boxes (n, 5) of each class; those and masks; or proposals (n, 5).
-        images: of the data set.
-        classes: of the config.
+        results: one result per image.
+        images: number of images of the data set.
+        classes: number of classes of the config.
 
     Raises:
-        UserError: another number of images or classes, or an entry of another form.
+        UserError: another number of images or classes, or a result of another form.
     """
     if not isinstance(results, list) or len(results) != images:
         number = len(results) if isinstance(results, list) else "no list of"
@@ -30,7 +58,7 @@ def check_results(results: list, images: int, classes: int) -> None:
 
 
 def fault_of(result, classes: int) -> str | None:
-    """What is wrong with the result of one image."""
+    """What is wrong with the result of one image; ``None`` if nothing is."""
     masks = None
     if isinstance(result, np.ndarray):
         per_class = [result]
@@ -55,15 +83,14 @@ def fault_of(result, classes: int) -> str | None:
     return None
 
 
-def counting(results: list, labels: list[int]) -> list:
-    """Results of some classes only, without detections that have no finite box and score.
+def select_finite(results: list, labels: list[int]) -> list:
+    """Keep some classes, and of these the detections whose box and score are finite.
 
-    Such a detection is nowhere, or has no rank: it counts as if it had not been made, with a
-    warning.
+    A detection with NaN or infinity has no place or no rank. It is removed with a warning.
 
     Args:
-        results: as :func:`check_results` takes them; not changed.
-        labels: the classes that are kept, in order.
+        results: one result per image; not changed.
+        labels: the classes to keep, in the order of the returned results.
     """
     if not results:
         return results
@@ -82,27 +109,86 @@ def counting(results: list, labels: list[int]) -> list:
             continue
         good = [np.isfinite(boxes_of(result)[label]).all(1) for label in labels]
         lost += sum(np.count_nonzero(~of_class) for of_class in good)
-        kept.append(_chosen(result, labels, good))
+        kept.append(_select(result, labels, good))
     if lost:
         message = f"{lost} detections have a box or score that is not finite: they do not count"
         warnings.warn(message, stacklevel=2)
     return kept
 
 
-def boxes_of(result) -> list[np.ndarray]:
-    """The boxes (n, 5) of each class, of a result with or without masks."""
-    return result[0] if isinstance(result, tuple) else result
-
-
-def _chosen(part, labels: list[int], good: list[np.ndarray]):
-    """Classes and, within them, detections of boxes, masks, or tuples of both."""
+def _select(part, labels: list[int], good: list[np.ndarray]):
+    """Select classes and their good detections from boxes, masks, or tuples of both."""
     if isinstance(part, tuple):
-        return tuple(_chosen(inner, labels, good) for inner in part)
-    chosen = []
+        return tuple(_select(inner, labels, good) for inner in part)
+    selected = []
     for label, keep in zip(labels, good, strict=True):
         of_class = part[label]
         if isinstance(of_class, np.ndarray):
-            chosen.append(of_class[keep])
+            selected.append(of_class[keep])
         else:
-            chosen.append([item for item, wanted in zip(of_class, keep, strict=True) if wanted])
-    return chosen
+            selected.append([item for item, wanted in zip(of_class, keep, strict=True) if wanted])
+    return selected
+
+
+def boxes_of(result) -> list[np.ndarray]:
+    """The boxes (n, 5) per class of a result with or without masks."""
+    return result[0] if isinstance(result, tuple) else result
+
+
+def masks_of(result) -> Iterator:
+    """All masks of the result of one image, class by class; none of a result without masks."""
+    if isinstance(result, tuple):
+        masks = result[1][0] if isinstance(result[1], tuple) else result[1]
+        yield from (mask for of_class in masks for mask in of_class)
+
+
+def flatten(results: list, masks: bool = False) -> FlatResults:
+    """Put the detections of all images into arrays.
+
+    Args:
+        results: one result per image.
+        masks: the masks are wanted, and the scores are theirs if they have their own.
+    """
+    proposals = isinstance(results[0], np.ndarray)
+    per_class = [[result] if proposals else boxes_of(result) for result in results]
+    classes = len(per_class[0])
+    arrays = [boxes for of_image in per_class for boxes in of_image]
+    counts = np.array([len(boxes) for boxes in arrays]).reshape(len(results), -1)
+    boxes = np.concatenate(arrays).astype(np.float64)
+    scores = boxes[:, 4]
+    if masks and isinstance(results[0][1], tuple):  # Mask Scoring R-CNN
+        own = [score for _, (_, own) in results for of_class in own for score in of_class]
+        scores = np.array(own, np.float64)
+    return FlatResults(
+        images=np.repeat(np.arange(len(results)), counts.sum(1)),
+        labels=np.repeat(np.tile(np.arange(classes), len(results)), counts.ravel()),
+        boxes=boxes[:, :4],
+        scores=scores,
+        masks=[mask for result in results for mask in masks_of(result)] if masks else None,
+    )
+
+
+def confident_objects(result, score_thr: float) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The objects of one image that can be drawn.
+
+    Args:
+        result: boxes, or boxes and masks.
+        score_thr: the lowest score.
+
+    Returns:
+        Boxes (n, 5), labels (n,), and masks (n, H, W) of bool; ``None`` if there is no mask.
+    """
+    per_class = boxes_of(result)
+    boxes = np.concatenate(per_class).reshape(-1, 5)
+    labels = np.repeat(np.arange(len(per_class)), [len(b) for b in per_class])
+    keep = (boxes[:, 4] >= score_thr) & np.isfinite(boxes).all(1)
+    keep &= (boxes[:, 2:4] >= boxes[:, :2]).all(1)
+    if not isinstance(result, tuple) or not keep.any():
+        return boxes[keep], labels[keep], None
+    chosen = [mask for mask, wanted in zip(masks_of(result), keep, strict=True) if wanted]
+    return boxes[keep], labels[keep], np.stack([_decoded(mask) for mask in chosen])
+
+
+def _decoded(mask) -> np.ndarray:
+    """A mask (H, W) of bool, from run lengths or an array."""
+    return (mask_utils.decode(mask) if isinstance(mask, dict) else mask).astype(bool)

@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 from models_mm.checkpoints.runs import BEST
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError, did_you_mean
-from models_mm.mmdet2.datasets import ENGINES, METRICS, PRECISIONS, RECALLS, STATISTICS, CocoDataset
-from models_mm.mmdet2.results import encoded, gather_results
+from models_mm.evaluation.coco import ENGINES, check_engine
+from models_mm.evaluation.masks import encode_result
+from models_mm.mmdet2.datasets import METRICS, PRECISIONS, RECALLS, STATISTICS, CocoDataset
+from models_mm.mmdet2.gathering import gather_results
+from models_mm.mmdet2.pictures import comparison, evenly
 from models_mm.randomness import untouched
 from models_mm.values import FLAG, NONE, TEXT, Kind, either, is_number, many, whole
-from models_mm.visualization.pictures import comparison, evenly
 
 THRESHOLD = Kind("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1)
 IN_FOLDER = Kind(
@@ -82,6 +84,7 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
                     f"{where['metric']} segm: {type(model).__name__} predicts boxes only"
                 )
     if evaluate is CocoDataset.evaluate:
+        check_engine(options.get("engine"))
         metrics = options.get("metric", "bbox")
         dataset.check_truth([metrics] if isinstance(metrics, str) else metrics)
 
@@ -130,7 +133,7 @@ def predict(
             found = model(return_loss=False, rescale=True, **batch)
         if show:
             show(batch, found)
-        results += [encoded(result) for result in found]
+        results += [encode_result(result) for result in found]
         watchdog.step(f"at image {number * len(found)} of its evaluation")
         for _ in range(len(found) * world if bar else 0):
             bar.update()

@@ -1,4 +1,4 @@
-"""A detector for one's own images, in three lines::
+"""A trained detector for images, in three lines::
 
 import models_mm
 
@@ -7,7 +7,6 @@ found = detector("image.jpg")  # found.boxes, .scores, .names, .masks, .draw("pi
 """
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import mmcv
@@ -18,64 +17,31 @@ from mmdet.datasets import replace_ImageToTensor
 from mmdet.utils import compat_cfg
 
 from models_mm.checkpoints.files import is_url, missing_file_message
-from models_mm.data import images
+from models_mm.data.images import read_image
 from models_mm.errors import UserError
 from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.execution import settle_precision
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.testing import load_model
-from models_mm.visualization.pictures import draw, predicted_objects
-
-
-@dataclass
-class Detections:
-    """What was found in an image, the most certain first.
-
-    Attributes:
-        image: the image, BGR (H, W, 3).
-        boxes: (n, 4): left, top, right, bottom in pixels.
-        scores: (n,), from 0 to 1.
-        labels: (n,), places in ``classes``.
-        masks: (n, H, W), or ``None`` of detectors without masks.
-        classes: all names that the detector knows.
-    """
-
-    image: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray | None
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    @property
-    def names(self) -> list[str]:
-        """The class of each object."""
-        return [self.classes[label] for label in self.labels]
-
-    def draw(self, file: str | Path | None = None) -> np.ndarray:
-        """The image with the objects, BGR (H, W, 3); also written to a file."""
-        boxes = np.column_stack([self.boxes, self.scores]).astype(np.float32)
-        picture = draw(self.image, boxes, self.labels, self.masks, self.classes)
-        if file is not None:
-            mmcv.imwrite(np.ascontiguousarray(picture), str(file))
-        return picture
+from models_mm.visualization.detections import Detections
 
 
 class Detector:
     """A trained detector that takes images.
 
     Args:
-        config: its config file.
-        checkpoint: its weights.
+        config: the config file.
+        checkpoint: the weights.
         device: such as ``"cuda:1"`` or ``"cpu"`` (default: a GPU if there is one).
-        score_thr: lowest score of an object.
+        score_thr: the lowest score of an object.
         overrides: settings of the config, as ``--cfg-options`` gives them.
 
+    Attributes:
+        model: mmdet's detector.
+        classes: the names of its classes.
+
     Raises:
-        UserError: no such file or device, or the checkpoint is of another detector.
+        UserError: a file or the device does not exist, or the checkpoint is of another detector.
     """
 
     def __init__(
@@ -97,7 +63,7 @@ class Detector:
         settle_precision(cfg)
         cfg.fp16 = cfg.get("fp16") if device.type == "cuda" else None
         self.model = load_model(cfg, checkpoint, fuse=True).to(device)
-        with warnings.catch_warnings():  # several images at a time are what is wanted
+        with warnings.catch_warnings():  # mmdet warns of batches, which are wanted here
             warnings.simplefilter("ignore")
             cfg.data.test.pipeline = replace_ImageToTensor(cfg.data.test.pipeline)
         self.model.cfg = cfg
@@ -107,7 +73,10 @@ class Detector:
         self.score_thr = score_thr
 
     def __call__(self, image: str | Path | np.ndarray) -> Detections:
-        """The objects of an image, a file or BGR (H, W, 3).
+        """Detect the objects of an image.
+
+        Args:
+            image: a file, or BGR pixels (H, W, 3) of uint8.
 
         Raises:
             UserError: the file cannot be read.
@@ -115,33 +84,31 @@ class Detector:
         return self.batch([image])[0]
 
     def batch(self, images: list[str | Path | np.ndarray]) -> list[Detections]:
-        """The objects of several images, which are padded to a common size.
+        """Detect the objects of several images, which are padded to a common size.
+
+        Args:
+            images: files, or BGR pixels (H, W, 3) of uint8.
 
         Raises:
             UserError: a file cannot be read.
         """
-        pixels = [read_image(image) for image in images]
+        # mmcv's decoder, which `mmcv.use_backend` chooses for the training too
+        pixels = [
+            image if isinstance(image, np.ndarray) else read_image(image, mmcv.imfrombytes)
+            for image in images
+        ]
         results = inference_detector(self.model, pixels)
         return [
-            self._detections(image, result) for image, result in zip(pixels, results, strict=True)
+            Detections.of_result(image, result, self.score_thr, self.classes)
+            for image, result in zip(pixels, results, strict=True)
         ]
-
-    def _detections(self, image: np.ndarray, result) -> Detections:
-        boxes, labels, masks = predicted_objects(result, self.score_thr)
-        order = np.argsort(-boxes[:, 4], kind="stable")
-        if masks is not None:
-            masks = masks[order]
-        elif isinstance(result, tuple):
-            masks = np.zeros((0, *image.shape[:2]), bool)
-        boxes = boxes[order]
-        return Detections(image, boxes[:, :4], boxes[:, 4], labels[order], masks, self.classes)
 
 
 def usable(name: str) -> torch.device:
     """The device of a name.
 
     Raises:
-        UserError: there is none of that name here.
+        UserError: this machine has no such device.
     """
     if name.startswith("meta"):
         raise UserError(f"device {name} computes nothing (`cpu` works everywhere)")
@@ -150,12 +117,3 @@ def usable(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # the latter: PyTorch built without CUDA
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name}: {reason} (`cpu` works everywhere)") from error
-
-
-def read_image(image: str | Path | np.ndarray) -> np.ndarray:
-    """An image, BGR (H, W, 3).
-
-    Raises:
-        UserError: no such file, or it is no image.
-    """
-    return image if isinstance(image, np.ndarray) else images.read_image(image)

@@ -21,19 +21,19 @@ from torch import nn
 from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.cli.command import Parser, add_common_options, parse
-from models_mm.data.images import check_image_files
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.messages import say
 from models_mm.mmdet2.building import build_data, build_model, join, prepare
 from models_mm.mmdet2.configs import check_files, load_config
+from models_mm.mmdet2.data_files import check_image_files, files_of
 from models_mm.mmdet2.evaluation import check_evaluation, predict
 from models_mm.mmdet2.loaders import Loader
 from models_mm.mmdet2.overrides import DictAction
-from models_mm.mmdet2.results import write_results
+from models_mm.mmdet2.result_files import write_results
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.show import shower
-from models_mm.outputs import files_of, refuse_input
+from models_mm.outputs import refuse_input
 from models_mm.values import SCORE, output_file, output_folder
 
 # settings of the evaluation hooks, which dataset.evaluate() does not take

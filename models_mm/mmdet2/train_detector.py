@@ -19,11 +19,11 @@ from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
 from torch import nn
 from torch.utils.data import Dataset
 
-from models_mm.data.images import check_image_files
-from models_mm.data.samples import Batches, Samples
+from models_mm.data.sampling import SeededBatches, SeededSamples
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.mmdet2.building import build_data, built
+from models_mm.mmdet2.data_files import check_image_files
 from models_mm.mmdet2.evaluation import PatientEvalHook, QuietEvalHook, check_best, check_evaluation
 from models_mm.mmdet2.hooks import (
     BadImagesHook,
@@ -119,7 +119,9 @@ def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | N
     if len(cfg.get("workflow", ())) == 2:
         datasets["data.val as the workflow's"] = validation_with_training_pipeline(cfg)
     settings = {"samples_per_gpu": 2, "workers_per_gpu": 2, **cfg.data.get("train_dataloader", {})}
-    loaders = [Loader(name, Samples(data), settings, limit) for name, data in datasets.items()]
+    loaders = [
+        Loader(name, SeededSamples(data), settings, limit) for name, data in datasets.items()
+    ]
     if not validate:
         return loaders, None
     settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("val_dataloader", {})}
@@ -142,7 +144,9 @@ def share_training(loader: Loader, cfg: Config, distributed: bool) -> None:
     """Give a loader this process's samples, which do not depend on what was loaded before."""
     kind = cfg.runner["type"]
     loader.share(
-        lambda batches: Batches(batches, cfg.seed, get_dist_info()[0], kind == "IterBasedRunner"),
+        lambda batches: SeededBatches(
+            batches, cfg.seed, get_dist_info()[0], kind == "IterBasedRunner"
+        ),
         dist=distributed,
         seed=cfg.seed,
         runner_type=kind,

@@ -14,7 +14,7 @@ from models_mm import randomness
 from models_mm.checkpoints import write_checkpoint
 from models_mm.checkpoints.runs import point_latest
 from models_mm.checkpoints.state import check_optimizer, check_state
-from models_mm.data.samples import metas
+from models_mm.data.sampling import image_metas
 from models_mm.distributed import ranks
 from models_mm.errors import CheckpointError, UserError
 
@@ -210,7 +210,7 @@ class Resumable:
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:
-            images = metas(self.data_batch)
+            images = image_metas(self.data_batch)
             shapes = [tuple(image.get("pad_shape", ())) for image in images]
             raise UserError(
                 f"rank {self.rank} ran out of GPU memory in iteration {self.iter + 1}, with "

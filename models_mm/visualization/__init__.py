@@ -1,1 +1,1 @@
-"""Results that people can look at: pictures of predictions, curves of training runs."""
+"""Pictures of detections, curves of training runs, and confusion matrices."""

@@ -14,7 +14,7 @@ from models_mm.checkpoints import read_checkpoint, write_checkpoint
 from models_mm.checkpoints.runs import check_whole, find_newest, point_latest, read_meta, sweep
 from models_mm.checkpoints.state import check_optimizer, check_state
 from models_mm.errors import CheckpointError, UserError
-from models_mm.mmdet2.results import load_results, write_results
+from models_mm.mmdet2.result_files import load_results, write_results
 
 from ..soak.files import GRANTED, MULTIPLE, TwoImages, resident, rle
 from . import hostile

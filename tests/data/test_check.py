@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models_mm.data.check import HARMLESS, check_coco, sources
-from models_mm.data.fields import mask_fault
 from models_mm.data.annotations import load
+from models_mm.data.check import HARMLESS, check_coco
+from models_mm.data.fields import mask_fault
 from models_mm.errors import UserError
+from models_mm.mmdet2.datasets import coco_sources
 
 from ..soak.mutations import ODD, PICTURES
 
@@ -438,7 +439,7 @@ def test_the_parts_of_a_config(data):
     voc = dict(type="VOCDataset", ann_file="list.txt", img_prefix="voc")
     repeated = dict(type="RepeatDataset", times=2, dataset=listed)
     both = dict(type="ConcatDataset", datasets=[repeated, voc])
-    parts = list(sources([dict(type="ClassBalancedDataset", dataset=one), both]))
+    parts = list(coco_sources([dict(type="ClassBalancedDataset", dataset=one), both]))
     assert [name for name, _ in parts] == [
         *("CocoDataset a.json", "CocoDataset a.json", "CocoDataset b.json", "VOCDataset list.txt")
     ]
@@ -447,7 +448,7 @@ def test_the_parts_of_a_config(data):
     assert (second["ann_file"], third["ann_file"]) == ("/sets/a.json", "/sets/b.json")
     assert second["img_prefix"] == third["img_prefix"] == "/sets/i"
     assert second["masks"] == "polygons" and last is None
-    ((_, tested),) = sources(one, training=False, metrics=("segm",))
+    ((_, tested),) = coco_sources(one, training=False, metrics=("segm",))
     assert tested["masks"] == "pixels" and not tested["training"]
 
 

@@ -30,14 +30,14 @@ from mmdet.apis import set_random_seed
 from mmdet.utils import compat_cfg
 
 from models_mm.cli.command import explained_faults
-from models_mm.data.check import HARMLESS, check_coco, sources
+from models_mm.data.check import HARMLESS, check_coco
 from models_mm.errors import UserError
 from models_mm.mmdet2.analysis import confusion_matrix, error_analysis
 from models_mm.mmdet2.building import build_data, build_model
 from models_mm.mmdet2.configs import check_files, load_config
+from models_mm.mmdet2.datasets import coco_sources
+from models_mm.mmdet2.pictures import draw_comparisons, draw_samples
 from models_mm.mmdet2.train_detector import start_loaders, train_detector
-from models_mm.visualization.pictures import draw_comparisons
-from models_mm.visualization.samples import draw_samples
 
 from .mutations import mutated
 from .tally import Tally
@@ -157,7 +157,7 @@ def check(kind: str, place: Path) -> str | None:
     cfg = load_config(str(CONFIGS[kind]), options(place))
     problems = []
     for split in ("train", "val"):
-        for _, source in sources(cfg.data[split], split == "train", tuple(METRICS[kind])):
+        for _, source in coco_sources(cfg.data[split], split == "train", tuple(METRICS[kind])):
             problems += check_coco(**source)
     for problem in problems:
         named = problem.where and re.match(r"[a-z_, ]+: .", problem.detail)

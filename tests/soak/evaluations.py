@@ -1,9 +1,9 @@
-"""Random small data sets and results: both engines against pycocotools, number by number.
+"""Random small data sets and results: both engines are compared with pycocotools, bit by bit.
 
 The reference is pycocotools alone, fed by a few lines of its own: no code of the package is in it.
-It gets annotation ids from 1 on, because it takes a match with annotation 0 for none, and
-detections without those that are not finite, which count nowhere here. Everything else is as in
-the file, and all 12 statistics must be equal to the last bit, of boxes, masks and proposals.
+It gets annotation ids from 1 on, because it takes a match with annotation 0 for none, and only the
+detections that are finite, because the others count nowhere here. Everything else is as in the
+file. All 12 statistics of boxes, masks and proposals must be equal to the last bit.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from mmdet.datasets import build_dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from models_mm.evaluation.coco import ENGINES, CocoMetrics
 from models_mm.mmdet2.datasets import CocoDataset
 
 from .tally import Tally
@@ -86,8 +87,7 @@ def compare(case: tuple[int, int], file: Path) -> str | None:
     numbers = NUMBERS[rng.integers(len(NUMBERS))]
     thresholds = THRESHOLDS[rng.integers(len(THRESHOLDS))]
     expected = by_pycocotools(content, names, finite, metric, numbers, thresholds)
-    zero = any(annotation["id"] == 0 for annotation in content["annotations"])
-    for engine in ("hotcoco",) if zero else ("hotcoco", "pycocotools"):
+    for engine in ENGINES:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             settings = dict(type="CocoDataset", ann_file=str(file), classes=names, pipeline=[])
@@ -105,14 +105,14 @@ def statistics(dataset, results, metric, numbers, thresholds, engine) -> np.ndar
     """All 12 statistics of ``dataset.evaluate``, unrounded; ``None`` without a detection."""
     kept = []
 
-    def count(*args) -> COCOeval | None:
-        kept.append(CocoDataset.count(dataset, *args))
+    def coco_metrics(*args) -> CocoMetrics | None:
+        kept.append(CocoDataset.coco_metrics(dataset, *args))
         return kept[-1]
 
-    dataset.count = count
+    dataset.coco_metrics = coco_metrics
     options = dict(proposal_nums=numbers, iou_thrs=thresholds, engine=engine)
     dataset.evaluate(results, metric, logger=QUIET, classwise=metric != "proposal", **options)
-    return None if kept[0] is None else np.array(kept[0].stats)
+    return None if kept[0] is None else kept[0].statistics
 
 
 def by_pycocotools(content, names, finite, metric, numbers, thresholds) -> np.ndarray | None:

@@ -208,7 +208,7 @@ def read_all(cases: Path, first: int, count: int) -> None:
     from models_mm.checkpoints.loading import unwrap
     from models_mm.checkpoints.runs import NAME, check_whole, find_newest, read_meta
     from models_mm.errors import UserError
-    from models_mm.mmdet2.results import load_results
+    from models_mm.mmdet2.result_files import load_results
 
     def identified(path: str) -> None:
         checkpoint = read_checkpoint(path)

@@ -19,9 +19,9 @@ import torch
 from mmcv.runner import save_checkpoint
 from mmdet.models import build_detector
 
-from models_mm.mmdet2 import training  # noqa: F401
+from models_mm.mmdet2 import pictures, training  # noqa: F401
 from models_mm.mmdet2.configs import load_config
-from models_mm.visualization import curves, samples  # noqa: F401
+from models_mm.visualization import curves  # noqa: F401
 from tests.drawn import draw
 
 ROOT = Path(__file__).resolve().parents[2]

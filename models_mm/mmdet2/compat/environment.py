@@ -32,7 +32,7 @@ def report() -> tuple[dict[str, str], list[str]]:
 def problems(gpus: list[str]) -> list[str]:
     """What keeps this installation from training or testing."""
     found = packages.problems()
-    for name in ("cv2", "pycocotools.mask", "hotcoco", "torch.utils.tensorboard", "matplotlib"):
+    for name in ("cv2", "pycocotools.mask", "torch.utils.tensorboard", "matplotlib"):
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -2,13 +2,13 @@
 
 from mmcv.runner import HOOKS, Hook
 
-from models_mm.data.samples import metas
+from models_mm.data.sampling import image_metas
 from models_mm.errors import UserError
 
 
 @HOOKS.register_module()
 class BadImagesHook(Hook):
-    """Report what :class:`models_mm.data.samples.Samples` has replaced.
+    """Report what :class:`models_mm.data.sampling.SeededSamples` has replaced.
 
     Args:
         images: number of images in the data set.
@@ -21,7 +21,7 @@ class BadImagesHook(Hook):
         self.found: dict[str, str] = {}
 
     def before_train_iter(self, runner) -> None:
-        for image in metas(runner.data_batch):
+        for image in image_metas(runner.data_batch):
             for name, reason in image.pop("replaced", ()):
                 if name not in self.found:
                     self.found[name] = reason

@@ -5,7 +5,7 @@ import math
 import torch
 from mmcv.runner import HOOKS, Hook
 
-from models_mm.data.samples import metas
+from models_mm.data.sampling import image_metas
 from models_mm.distributed import ranks
 from models_mm.errors import UserError
 from models_mm.mmdet2.hooks.checkpoint import last_good
@@ -41,7 +41,7 @@ class FiniteLossHook(Hook):
         if total is None or math.isfinite(total):
             self.skipped = 0
             return
-        names = [str(image.get("ori_filename", "?")) for image in metas(runner.data_batch)]
+        names = [str(image.get("ori_filename", "?")) for image in image_metas(runner.data_batch)]
         mine = names if not math.isfinite(runner.outputs["loss"].item()) else []
         images = ", ".join(name for of_rank in ranks.gather(mine) for name in of_rank)
         parts = [

@@ -6,13 +6,12 @@ import logging
 
 import models_mm  # noqa: F401  isort: skip
 import benchmark_eval
-import mmdet.datasets.coco as mmdet_coco
 import numpy as np
 import pytest
 from mmdet.datasets import build_dataset
 from pycocotools.cocoeval import COCOeval
 
-import models_mm.mmdet2.datasets as fast_coco
+import models_mm.evaluation.coco as fast_coco
 from models_mm.errors import UserError
 
 ENGINES = ("pycocotools", "hotcoco")
@@ -65,7 +64,6 @@ def evaluated(file, results, engine, monkeypatch, **options):
             super().summarize()
             statistics.append(np.array(self.stats))
 
-    monkeypatch.setattr(mmdet_coco, "COCOeval", Recorded)
     monkeypatch.setattr(fast_coco, "COCOeval", Recorded)
     logger, messages = logging.getLogger(f"{__name__}.{engine}"), Messages()
     logger.setLevel("INFO")

@@ -1,8 +1,8 @@
-"""Training samples whose randomness is their own, and of which a bad one is replaced.
+"""Training samples that are seeded one by one; a sample that cannot be read is replaced.
 
-What is drawn for a sample (flips, scales, the replacement of a bad image) depends on the seed of
-the run, the epoch and the sample's place in it, and on nothing else: neither on the number of data
-workers nor on what they did before. A run can therefore go on at any iteration.
+The random choices for a sample (flips, scales, the replacement of a bad image) depend only on the
+seed of the run, the rank, the epoch, and the position of the sample in it. They depend neither on
+the number of data workers nor on the samples before. A run can therefore resume at any iteration.
 """
 
 from collections.abc import Iterator
@@ -11,20 +11,21 @@ from itertools import islice
 import numpy as np
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from models_mm.randomness import seeded
 from models_mm.errors import UserError
+from models_mm.randomness import seeded
 
-ATTEMPTS = 20  # replacements of one sample before it is taken that nothing can be read
+ATTEMPTS = 20  # images that are tried for one sample before the run ends
+SeededIndex = tuple[int, tuple[int, ...]]  # the index of an image, and the seeds of its sample
 
 
-class Batches(Sampler):
-    """The batches of a rank, from any one on; each index comes with the seeds of its sample.
+class SeededBatches(Sampler):
+    """The batches of one rank, from any batch on; each index comes with the seeds of its sample.
 
     Args:
-        batches: mmdet's batches of indices.
-        seed: the run's.
-        rank: this process's.
-        endless: ``batches`` never ends (iteration-based runs) and can be gone through once.
+        batches: batches of indices, which are shuffled with NumPy's global random state.
+        seed: of the run.
+        rank: of this process.
+        endless: ``batches`` never ends (iteration-based runs) and can be iterated over once.
     """
 
     def __init__(self, batches: BatchSampler, seed: int, rank: int, endless: bool):
@@ -35,17 +36,17 @@ class Batches(Sampler):
         self.epoch = self.first = 0
 
     def start(self, epoch: int, first: int) -> None:
-        """Go to a batch of an epoch."""
+        """Begin the next iteration over the batches at batch ``first`` of an epoch."""
         self.epoch, self.first = epoch, first
         for sampler in (self.batches, getattr(self.batches, "sampler", None)):
             if hasattr(sampler, "set_epoch") and not self.endless:
                 sampler.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
         if self.endless:
             batches = self.batches
         else:
-            with seeded(self.seed, self.epoch):  # mmdet shuffles with NumPy's global state
+            with seeded(self.seed, self.epoch):
                 batches = list(self.batches)
         for number, batch in enumerate(islice(batches, self.first, None), self.first):
             place = (self.seed, self.rank, self.epoch, number)
@@ -55,11 +56,16 @@ class Batches(Sampler):
         return len(self.batches)
 
 
-class Samples(Dataset):
-    """A training data set by the indices and seeds that :class:`Batches` gives.
+class SeededSamples(Dataset):
+    """A training data set that is indexed with the pairs of index and seeds of
+    :class:`SeededBatches`.
 
-    An image that cannot be read or transformed is replaced by another one of its group; the
-    sample's ``img_metas`` name it under ``"replaced"``, as pairs of name and reason.
+    An image that cannot be read or transformed is replaced by another image of its group (images of
+    similar aspect ratio). The ``img_metas`` of the sample list the replaced images under
+    ``"replaced"``, as pairs of name and reason.
+
+    Args:
+        dataset: has ``flag``, the group of each image.
     """
 
     def __init__(self, dataset: Dataset):
@@ -69,13 +75,13 @@ class Samples(Dataset):
         return len(self.dataset)
 
     def __getattr__(self, name: str):
-        # hooks ask for the classes and change pipelines
+        # hooks read attributes such as CLASSES and change pipelines
         if name == "dataset" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
-    def __getitem__(self, draw: tuple[int, tuple[int, ...]]) -> dict:
-        index, seeds = draw
+    def __getitem__(self, seeded_index: SeededIndex) -> dict:
+        index, seeds = seeded_index
         replaced = []
         with seeded(*seeds):
             while len(replaced) < ATTEMPTS:
@@ -84,7 +90,7 @@ class Samples(Dataset):
                     break
                 except MemoryError:
                     raise
-                except Exception as error:  # whatever a library makes of a broken file
+                except Exception as error:  # a broken file can raise errors of any type
                     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
                     reason = f"{name}{error}".splitlines()[0]
                     replaced.append([name_of(self.dataset, index), reason])
@@ -97,12 +103,12 @@ class Samples(Dataset):
                     "tools/check_dataset.py lists all of them"
                 )
         if replaced:
-            metas(sample)[0]["replaced"] = replaced
+            image_metas(sample)[0]["replaced"] = replaced
         return sample
 
 
-def metas(batch: dict) -> list[dict]:
-    """The ``img_metas`` of a sample or of a batch on its way to the model."""
+def image_metas(batch: dict) -> list[dict]:
+    """The ``img_metas`` of a sample or of a batch, taken out of their containers."""
     found = batch.get("img_metas")
     while not isinstance(found, dict):
         if found is None or (isinstance(found, list) and not found):
@@ -114,7 +120,7 @@ def metas(batch: dict) -> list[dict]:
 
 
 def name_of(dataset: Dataset, index: int) -> str:
-    """The file of a sample, through mmdet's wrappers of data sets."""
+    """The file name of a sample; wrappers that concatenate or repeat data sets are followed."""
     if hasattr(dataset, "cumulative_sizes"):
         part = int(np.searchsorted(dataset.cumulative_sizes, index, side="right"))
         before = dataset.cumulative_sizes[part - 1] if part else 0

@@ -6,7 +6,7 @@ import pytest
 
 from models_mm.errors import UserError
 from models_mm.mmdet2.analysis import confusion_matrix, error_analysis
-from models_mm.visualization.pictures import draw_comparisons
+from models_mm.mmdet2.pictures import draw_comparisons
 
 from .test_coco_numbers import NAMES, boxes, content_of, opened, with_masks
 
@@ -41,7 +41,7 @@ def test_unusual_data_can_be_looked_at(tmp_path, case):
 def test_the_confusion_matrix_has_the_labels_of_the_config(tmp_path, monkeypatch):
     """What is found rightly lies on the diagonal, also where the file lacks a class."""
     seen = []
-    module = "models_mm.mmdet2.analysis.plot_shares"
+    module = "models_mm.mmdet2.analysis.plot_confusion_matrix"
     monkeypatch.setattr(module, lambda shares, names, file: seen.append((shares, names)))
     content = content_of()
     for number, annotation in enumerate(content["annotations"]):
