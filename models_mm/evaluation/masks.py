@@ -75,7 +75,7 @@ def check_mask(mask, height: int | None, width: int | None) -> None:
     if max(size) >= MAX_SIDE:
         raise ValueError(f"has a mask of the size {tuple(size)}")
     if lengths and not _fills(mask["counts"], size[0] * size[1]):
-        raise ValueError("has a mask whose run lengths do not fill its size")
+        raise ValueError("has a mask of invalid RLE: the run lengths do not fill its size")
 
 
 def _fills(counts: str | bytes, pixels: int) -> bool:
