@@ -14,7 +14,6 @@ import pytest
 from .drawn import draw, draw_coco
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 
 
 @pytest.fixture(scope="session")

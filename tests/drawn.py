@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from models_mm.cli import demo
+
 # names of COCO's classes for the drawn categories: the configs know 80 classes by name
 COCO_NAMES = {
     "ellipse": "frisbee",
@@ -15,10 +17,8 @@ COCO_NAMES = {
 
 def draw(folder: Path, train: int, val: int, size: str = "128x96") -> Path:
     """A drawn data set in COCO layout."""
-    import make_demo_coco
-
     arguments = [str(folder), "--train", str(train), "--val", str(val), "--size", size]
-    assert not make_demo_coco.main(arguments)
+    demo.main(arguments)
     return folder
 
 

@@ -99,6 +99,6 @@ def test_an_installation_that_fails_says_why(run_tool, tmp_path, settings, envir
 
 
 def test_mmcv_full_needs_a_compiler(run_tool):
-    script = ROOT / "models_mm" / "compat" / "build_mmcv_full.sh"
+    script = ROOT / "models_mm" / "mmdet2" / "compat" / "build_mmcv_full.sh"
     done = run_tool(script, env={"CXX": "no-such-compiler"})
     assert done.returncode == 1 and "a C++ compiler is needed" in done.stderr

@@ -61,13 +61,3 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def no_room(error: BaseException | None) -> str | None:
-    """Why there is no room for a file, if that is what an error (or its cause) is about."""
-    while error is not None:
-        number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return os.strerror(number).lower()
-        error = error.__cause__ or error.__context__
-    return None

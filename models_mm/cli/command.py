@@ -1,4 +1,7 @@
-"""The command line that the tools share: options, exit codes, and errors without tracebacks."""
+"""What all commands share: options, exit codes, and errors without tracebacks.
+
+Only what the standard library brings is imported here: each process of a job starts with it.
+"""
 
 import argparse
 import faulthandler
@@ -12,12 +15,10 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 
-from models_mm.checkpoints.files import no_room
-from models_mm.distributed import liveness, preemption, watchdog
+from models_mm.distributed import liveness, preemption
 from models_mm.distributed.liveness import LAST_WORDS, exit_within, leave
-from models_mm.errors import Preempted, UserError
+from models_mm.errors import Preempted, UserError, no_room
 from models_mm.messages import this_rank
-from models_mm.mmdet2.overrides import DictAction
 
 OVERRIDE_HELP = (
     "override settings of the config: key=value pairs, e.g. data.samples_per_gpu=4 "
@@ -25,6 +26,8 @@ OVERRIDE_HELP = (
     "without white space"
 )
 FAILING = 6.0  # seconds from an error to the end of the process
+# What `models_mm setup` installs and a command may need.
+HOST = ("mmcv", "mmdet", "cv2", "pycocotools", "hotcoco", "matplotlib", "addict", "yapf")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -53,6 +56,12 @@ def run(main: Callable[[], None]) -> None:
         leave(130)
     except BrokenPipeError:
         leave(141)  # as SIGPIPE ends other programs when `head` has read enough
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        advice = (
+            f"{missing} is not installed: `models_mm setup` brings MMDetection and what it needs"
+        )
+        fail(error, advice if missing in HOST else unexpected(error))
     except Exception as error:
         fail(error, unexpected(error))
 
@@ -91,6 +100,7 @@ class Parser(argparse.ArgumentParser):
     """The standard parser; a distributed job speaks once, and options are never abbreviated."""
 
     def __init__(self, **settings):
+        settings.setdefault("prog", os.path.basename(sys.argv[0]))
         super().__init__(
             allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -139,6 +149,8 @@ def explained_faults():
                 f"torch.compile failed ({type(error).__name__}: {why}): leave `compile` out"
             ) from error
         raise_lost_worker(error)
+        from models_mm.distributed import watchdog  # imports torch, which such an error has done
+
         # a rank is blamed only when it is gone; the error itself is never left out
         lost = watchdog.explain_lost() if LOST_RANK.search(str(error)) else None
         if lost is None:
@@ -177,11 +189,26 @@ def _last_line(error: Exception) -> str:
     return "\n".join(lines[start:]).partition(": ")[2]
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Options that training and testing have in common."""
+class KeyValues(argparse.Action):
+    """KEY=VALUE pairs, read by :class:`models_mm.mmdet2.overrides.DictAction`."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from models_mm.mmdet2.overrides import DictAction  # imports mmcv, which takes a second
+
+        read = DictAction(self.option_strings, self.dest, nargs="+")
+        read(parser, namespace, values, option_string)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """The option ``--cfg-options``."""
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="KEY=VALUE", help=OVERRIDE_HELP
+        "--cfg-options", nargs="+", action=KeyValues, metavar="KEY=VALUE", help=OVERRIDE_HELP
     )
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Options that training and testing have in common."""
+    add_overrides(parser)
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],

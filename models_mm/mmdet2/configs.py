@@ -63,7 +63,10 @@ def _read(file: Path) -> Config:
 
 
 def find_config(path: str) -> Path:
-    """The config file of a path as typed, or ours of its file name.
+    """The file of a config that is given by its path or by its name in the catalogue.
+
+    Args:
+        path: relative to the current directory or to the project, or a name without suffix.
 
     Raises:
         UserError: there is none; names similar ones.
@@ -71,16 +74,33 @@ def find_config(path: str) -> Path:
     for candidate in (Path(path), ROOT / path):
         if candidate.is_file():
             return candidate.resolve()
+    known = _named_configs()
+    if path in known:
+        return known[path].resolve()
     if Path(path).is_dir():
         raise UserError(f"config {path} is a folder")
-    # names are unique: a test says so
-    known = {file.stem: file for file in ROOT.glob("configs/*/*.py") if "_base_" not in file.parts}
     if (file := known.get(Path(path).stem)) and file.name == Path(path).name:
         say_once(f"config: {path} does not exist; taking {file.relative_to(ROOT)}")
         return file.resolve()
     similar = difflib.get_close_matches(Path(path).stem, known, n=3, cutoff=0.5)
     hint = "".join(f"\n  did you mean {known[name].relative_to(ROOT)}?" for name in similar)
     raise UserError(f"config not found: {path}{hint}")
+
+
+def is_config(text: str) -> bool:
+    """Whether a text names a config: a Python file, or a name in the catalogue."""
+    return text.endswith(".py") or text in _named_configs()
+
+
+def path_of(text: str) -> str:
+    """The path of a config that is given by its name in the catalogue; a path as it is."""
+    known = _named_configs()
+    return str(known[text]) if text in known and not Path(text).is_file() else text
+
+
+def _named_configs() -> dict[str, Path]:
+    # names are unique: a test says so
+    return {file.stem: file for file in ROOT.glob("configs/*/*.py") if "_base_" not in file.parts}
 
 
 def check_files(cfg: Config, splits: tuple[str, ...]) -> None:

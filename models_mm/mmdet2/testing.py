@@ -2,13 +2,11 @@
 
 import argparse
 import os
-import sys
 import time
 import warnings
 from itertools import zip_longest
 from pathlib import Path
 
-import matplotlib
 import mmcv
 from mmcv import Config
 from mmcv.cnn import fuse_conv_bn
@@ -20,21 +18,17 @@ from torch import nn
 
 from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
-from models_mm.cli.command import Parser, add_common_options, parse
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
-from models_mm.messages import say
 from models_mm.mmdet2.building import build_data, build_model, join, prepare
 from models_mm.mmdet2.configs import check_files, load_config
 from models_mm.mmdet2.data_files import check_image_files, files_of
 from models_mm.mmdet2.evaluation import check_evaluation, predict
 from models_mm.mmdet2.loaders import Loader
-from models_mm.mmdet2.overrides import DictAction
 from models_mm.mmdet2.result_files import write_results
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.show import shower
 from models_mm.outputs import refuse_input
-from models_mm.values import SCORE, output_file, output_folder
 
 # settings of the evaluation hooks, which dataset.evaluate() does not take
 HOOK_SETTINGS = (
@@ -44,94 +38,12 @@ HOOK_SETTINGS = (
 )
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options of mmdet 2.28.2's test.py."""
-    parser = Parser(prog="test.py", description="Test a detector.")
-    parser.add_argument("config", help="config file, e.g. configs/recnext/...py")
-    parser.add_argument("checkpoint", help="checkpoint of that detector")
-    parser.add_argument("--work-dir", help="where the metrics go (work_dirs/<config>)")
-    parser.add_argument(
-        "--out", type=output_file, metavar="FILE.pkl", help="write the raw results there"
-    )
-    parser.add_argument(
-        "--eval",
-        nargs="+",
-        metavar="METRIC",
-        help="metrics of the data set: bbox segm proposal (COCO), mAP recall (VOC)",
-    )
-    parser.add_argument(
-        "--eval-options",
-        nargs="+",
-        action=DictAction,
-        metavar="KEY=VALUE",
-        help="arguments of the data set's evaluate(), e.g. classwise=True",
-    )
-    parser.add_argument(
-        "--options", nargs="+", action=DictAction, help="deprecated: use --eval-options"
-    )
-    parser.add_argument(
-        "--format-only",
-        action="store_true",
-        help="write the results in the data set's format (for a test server), do not evaluate",
-    )
-    parser.add_argument("--show", action="store_true", help="show each image with its results")
-    parser.add_argument(
-        "--show-dir", type=output_folder, help="write each image with its results there"
-    )
-    parser.add_argument(
-        "--show-score-thr", type=SCORE, default=0.3, help="lowest score drawn (default: 0.3)"
-    )
-    parser.add_argument(
-        "--fuse-conv-bn", action="store_true", help="fold every norm into its convolution: faster"
-    )
-    parser.add_argument("--gpu-ids", type=int, nargs="+", help="deprecated: use --gpu-id")
-    parser.add_argument(
-        "--gpu-id", type=int, default=0, help="GPU of a run without a launcher (default: 0)"
-    )
-    parser.add_argument(
-        "--gpu-collect", action="store_true", help="not needed: results never go through files"
-    )
-    parser.add_argument("--tmpdir", help="not needed: results never go through files")
-    add_common_options(parser)
-    args = parse(parser, argv)
-    check_args(parser, args)
-    return args
+def run(args: argparse.Namespace) -> None:
+    """Test as the options of :mod:`models_mm.cli.test` say.
 
-
-def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse combinations of options that make no sense, before anything is loaded."""
-    if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
-        parser.error("nothing to do: give --eval, --out, --format-only, --show or --show-dir")
-    if args.eval and args.format_only:
-        parser.error("--eval and --format-only exclude each other")
-    if args.out and not args.out.endswith((".pkl", ".pickle")):
-        parser.error("--out must end with .pkl")
-    if args.options and args.eval_options:
-        parser.error("--options is the old name of --eval-options: give one of them")
-    args.eval_options = args.eval_options or args.options or {}
-    if args.eval_options and not (args.eval or args.format_only):
-        parser.error("--eval-options is for --eval or --format-only")
-    if (args.show or args.show_dir) and args.launcher != "none":
-        if not (args.out or args.eval or args.format_only):
-            parser.error("--show and --show-dir need one process: `python tools/test.py` does it")
-        say("no pictures: --show and --show-dir need one process; `python tools/test.py` does it")
-        args.show, args.show_dir = False, None
-    if args.show and not can_show():
-        parser.error("--show needs a display, and there is none: use --show-dir DIR")
-
-
-def can_show() -> bool:
-    """Whether matplotlib, which mmdet shows images with, can open a window here."""
-    if sys.platform.startswith("linux"):
-        if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            return False
-    interactive = matplotlib.rcsetup.interactive_bk
-    return matplotlib.get_backend().lower() in {name.lower() for name in interactive}
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Test as the command line says."""
-    args = parse_args(argv)
+    Raises:
+        UserError: something that the user gave is wrong, or something outside the program fails.
+    """
     cfg = load_config(args.config, args.cfg_options)
     if not is_url(args.checkpoint) and not Path(args.checkpoint).expanduser().is_file():
         raise UserError(missing_file_message(args.checkpoint))

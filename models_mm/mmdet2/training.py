@@ -17,71 +17,24 @@ from mmdet.utils import collect_env, get_root_logger
 from models_mm.checkpoints import load_for_finetuning
 from models_mm.checkpoints.files import is_url
 from models_mm.checkpoints.runs import find_newest, read_meta
-from models_mm.cli.command import Parser, add_common_options, parse
 from models_mm.distributed import ranks, watchdog
 from models_mm.errors import Preempted, UserError
 from models_mm.mmdet2 import work_dirs
 from models_mm.mmdet2.building import build_model, join, prepare
 from models_mm.mmdet2.config_changes import check_changes
 from models_mm.mmdet2.configs import check_files, find_config, load_config
-from models_mm.mmdet2.overrides import DictAction
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.train_detector import start_loaders, train_detector
 from models_mm.randomness import seeded
-from models_mm.values import SEED, option
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options of mmdet 2.28.2's train.py."""
-    parser = Parser(prog="train.py", description="Train a detector.")
-    parser.add_argument("config", help="config file, e.g. configs/recnext/...py")
-    parser.add_argument("--work-dir", help="where logs and checkpoints go (work_dirs/<config>)")
-    parser.add_argument("--resume-from", metavar="FILE", help="checkpoint to continue from")
-    parser.add_argument(
-        "--auto-resume", action="store_true", help="continue from the newest checkpoint, if any"
-    )
-    parser.add_argument(
-        "--allow-config-changes",
-        action="store_true",
-        help="go on from a checkpoint whose run had another model, data, optimizer or schedule",
-    )
-    parser.add_argument(
-        "--no-validate", action="store_true", help="do not evaluate during training"
-    )
-    gpus = parser.add_mutually_exclusive_group()
-    gpus.add_argument("--gpus", type=int, help="deprecated: one process uses one GPU")
-    gpus.add_argument("--gpu-ids", type=int, nargs="+", help="deprecated: use --gpu-id")
-    gpus.add_argument(
-        "--gpu-id", type=int, default=0, help="GPU of a run without a launcher (default: 0)"
-    )
-    parser.add_argument(
-        "--seed", type=option(SEED, int), help="random seed (default: drawn, and logged)"
-    )
-    parser.add_argument(
-        "--diff-seed", action="store_true", help="add the rank to the seed, per process"
-    )
-    parser.add_argument(
-        "--deterministic", action="store_true", help="use deterministic cuDNN kernels only"
-    )
-    parser.add_argument(
-        "--auto-scale-lr",
-        action="store_true",
-        help="scale the learning rate to the real batch size (auto_scale_lr of the config)",
-    )
-    parser.add_argument(
-        "--options", nargs="+", action=DictAction, help="deprecated: use --cfg-options"
-    )
-    add_common_options(parser)
-    args = parse(parser, argv)
-    if args.options and args.cfg_options:
-        parser.error("--options is the old name of --cfg-options: give one of them")
-    args.cfg_options = args.cfg_options or args.options
-    return args
+def run(args: argparse.Namespace) -> None:
+    """Train as the options of :mod:`models_mm.cli.train` say.
 
-
-def main(argv: list[str] | None = None) -> None:
-    """Train as the command line says."""
-    args = parse_args(argv)
+    Raises:
+        UserError: something that the user gave is wrong, or something outside the program fails.
+        Preempted: the run was asked to end, and can go on.
+    """
     cfg = load_config(args.config, args.cfg_options)
     splits = ("train",) if args.no_validate else ("train", "val")
     check_settings(cfg, splits, training=True)

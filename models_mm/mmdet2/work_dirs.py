@@ -8,9 +8,8 @@ from mmcv import Config
 from mmcv.runner import get_dist_info
 
 from models_mm.checkpoints import runs
-from models_mm.checkpoints.files import no_room
 from models_mm.distributed import ranks
-from models_mm.errors import UserError
+from models_mm.errors import UserError, no_room
 from models_mm.mmdet2 import work_dir_lock
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from direct.dfvt import Direct
 from mmdet.models import build_backbone
 from torch import nn
 
@@ -10,6 +9,7 @@ from models_mm.backbones.base import drop_path_rates
 from models_mm.backbones.dfvt import space_to_depth
 from models_mm.layers.window_attention import WindowAttention, window_grid
 
+from ..direct.dfvt import Direct
 from .golden import build, fill_weights, images
 
 TOLERANCE = 1e-10

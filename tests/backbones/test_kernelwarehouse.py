@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from direct.kernelwarehouse import Direct
 from mmdet.models import build_backbone
 from torch import nn
 
 from models_mm.backbones import KW_MobileNetV2, KW_ResNet
 
+from ..direct.kernelwarehouse import Direct
 from .golden import GOLDEN, build, fill_weights, images
 
 NAMES = ["kw1x_resnet50", "kw4x_resnet50", "kw1x_mobilenetv2", "kw4x_mobilenetv2"]

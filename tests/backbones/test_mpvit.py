@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from direct.mpvit import Direct
 from mmdet.core import build_optimizer
 from mmdet.models import build_backbone
 from torch import nn
 
 from models_mm.backbones.mpvit import MPViT
 
+from ..direct.mpvit import Direct
 from .golden import build, cases, fill_weights, images
 
 TOLERANCE = 1e-10

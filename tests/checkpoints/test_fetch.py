@@ -16,6 +16,7 @@ from models_mm.checkpoints import fetch as fetching
 from models_mm.checkpoints import recnext
 from models_mm.checkpoints.fetch import fetch
 from models_mm.checkpoints.loading import load_pretrained
+from models_mm.cli import zoo as tool
 from models_mm.errors import CheckpointError, UserError
 
 NAME = "recnext_m3_distill_300e.pth"
@@ -223,12 +224,9 @@ def test_two_processes_at_once_download_once(site, cache):
 def test_the_tool_puts_a_config_s_weights_where_it_looks_for_them(
     site, published, weights, monkeypatch, tmp_path, capsys
 ):
-    import zoo as tool
-
     monkeypatch.setattr(recnext, "RELEASES", site.address)
     site.files[f"/v1.0/{NAME}"] = published
-    monkeypatch.setattr("sys.argv", ["zoo.py", "fetch", "mask_rcnn_recnext_m3_fpn_1x_coco"])
-    tool.main()
+    tool.main(["fetch", "mask_rcnn_recnext_m3_fpn_1x_coco"])
     assert capsys.readouterr().out.strip() == f"pretrain/{NAME}"
     backbone = create_backbone("recnext_m3")
     load_pretrained(backbone, f"pretrain/{NAME}")

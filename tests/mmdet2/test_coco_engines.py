@@ -5,7 +5,6 @@ import json
 import logging
 
 import models_mm  # noqa: F401  isort: skip
-import benchmark_eval
 import numpy as np
 import pytest
 from mmdet.datasets import build_dataset
@@ -13,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 import models_mm.evaluation.coco as fast_coco
 from models_mm.errors import UserError
+from models_mm.mmdet2.benchmark_eval import draw_results, draw_truth
 
 ENGINES = ("pycocotools", "hotcoco")
 
@@ -28,7 +28,7 @@ def dataset_of(file, **settings):
 def drawn(tmp_path_factory):
     """Annotations of 40 images, and results of a detector with masks."""
     rng = np.random.default_rng(1)
-    content = benchmark_eval.draw_truth(40, 5, rng)
+    content = draw_truth(40, 5, rng)
     # an image without objects, one of crowds only, areas at the very limits, and other ids
     for annotation in content["annotations"]:
         annotation["iscrowd"] |= annotation["image_id"] == 3
@@ -41,7 +41,7 @@ def drawn(tmp_path_factory):
         annotation["category_id"] = 36 - 7 * annotation["category_id"]
     file = tmp_path_factory.mktemp("coco") / "truth.json"
     file.write_text(json.dumps(content))
-    return file, benchmark_eval.draw_results(dataset_of(file), 60, rng)
+    return file, draw_results(dataset_of(file), 60, rng)
 
 
 class Messages(logging.Handler):

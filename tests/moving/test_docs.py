@@ -13,7 +13,7 @@ from mmdet.models import build_detector
 
 from models_mm import create_backbone
 from models_mm.catalogue import catalogue
-from models_mm.mmdet2 import testing, training
+from models_mm.cli import test, train
 from models_mm.mmdet2.configs import find_config, load_config, pretrained_files
 
 from ..checkpoints.detectron2_files import entries_of
@@ -70,7 +70,7 @@ def test_each_command_is_understood(title, tmp_path, monkeypatch):
         kind, words = arguments(command.replace("CONFIG", config))
         kinds.add(kind)
         if kind in ("train", "test"):
-            args = (training if kind == "train" else testing).parse_args(words)
+            args = (train if kind == "train" else test).parse_args(words)
             assert load_config(args.config, args.cfg_options).model.type == "MaskRCNN"
         elif kind == "benchmark":
             assert find_config(words[0])
@@ -82,7 +82,7 @@ def test_overrides_of_detectron2_are_settings_here():
     assert len(settings) >= 12
     config = "configs/mpvit/mask_rcnn_mpvit_tiny_fpn_1x_coco.py"
     plain = load_config(config)
-    args = training.parse_args([config, "--cfg-options", *(s.replace('"', "") for s in settings)])
+    args = train.parse_args([config, "--cfg-options", *(s.replace('"', "") for s in settings)])
     changed = load_config(args.config, args.cfg_options)
     # what they are in detectron2's recipe they are in ours
     for key in ("optimizer", "lr_config", "runner", "checkpoint_config", "optimizer_config"):

@@ -13,8 +13,9 @@ from mmcv.runner import Fp16OptimizerHook, GradientCumulativeOptimizerHook, Opti
 from mmdet.models import build_backbone, build_detector
 
 from models_mm import messages
+from models_mm.cli import test, train
 from models_mm.errors import UserError
-from models_mm.mmdet2 import testing, training
+from models_mm.mmdet2 import testing
 from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.other_projects import settle_pretrained, translate
 from models_mm.mmdet2.train_detector import optimizer_hook, optimizer_of
@@ -96,7 +97,7 @@ def test_the_apex_runner_and_hook_train(tmp_path, demo_data):
     more = options(demo_data, "data.workers_per_gpu=0")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        training.main([config, "--work-dir", str(tmp_path / "run"), "--no-validate", *more])
+        train.main([config, "--work-dir", str(tmp_path / "run"), "--no-validate", *more])
     assert sum("fp16 of the config needs a GPU" in str(w.message) for w in said) == 1
     found = torch.load(tmp_path / "run/latest.pth", weights_only=True)
     assert found["meta"]["iter"] == 8
@@ -141,7 +142,7 @@ def test_an_empty_fp16_is_on(tmp_path, demo_data, monkeypatch):
     config.write_text(f"_base_ = {TINY!r}\nfp16 = dict()\n")
     more = options(demo_data, "data.workers_per_gpu=0", "runner.max_epochs=1")
     work = tmp_path / "run"
-    training.main([str(config), "--work-dir", str(work), "--no-validate", *more])
+    train.main([str(config), "--work-dir", str(work), "--no-validate", *more])
     cfg = load_config(str(config))
     hook = optimizer_hook(cfg, distributed=False)
     assert isinstance(hook, Fp16OptimizerHook) and hook._scale_update_param == 512.0
@@ -155,11 +156,11 @@ def test_an_empty_fp16_is_on(tmp_path, demo_data, monkeypatch):
 
 def test_several_processes_go_on_without_pictures(capsys):
     command = ["config.py", "checkpoint.pth", "--launcher", "pytorch"]
-    args = testing.parse_args([*command, "--eval", "bbox", "--show", "--show-dir", "pictures"])
+    args = test.parse_args([*command, "--eval", "bbox", "--show", "--show-dir", "pictures"])
     assert not args.show and args.show_dir is None
     assert "no pictures: --show" in capsys.readouterr().err
     with pytest.raises(SystemExit):  # nothing would be left to do
-        testing.parse_args([*command, "--show"])
+        test.parse_args([*command, "--show"])
 
 
 # --- rates that decay by layers

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmdet.models import build_detector
 
-from models_mm.mmdet2 import testing, training
+from models_mm.cli import test, train
 from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.settings import check_settings
 
@@ -34,11 +34,11 @@ def step_and_test(config: str) -> dict:
     """One iteration on one image through train.py's main, then test.py's; the checkpoint."""
     options = ["--cfg-options", *SCRATCH, "runner.max_epochs=1", "data.samples_per_gpu=1"]
     options += ["data.workers_per_gpu=0"]
-    training.main([config, "--work-dir", "work", "--no-validate", *options])
+    train.main([config, "--work-dir", "work", "--no-validate", *options])
     found = torch.load("work/epoch_1.pth", weights_only=True)
     metrics = ["bbox"] if "retinanet" in config else ["bbox", "segm"]
     options = ["--eval", *metrics, "--cfg-options", "data.workers_per_gpu=0"]
-    testing.main([config, "work/latest.pth", "--work-dir", "work", *options])
+    test.main([config, "work/latest.pth", "--work-dir", "work", *options])
     assert any(name.startswith("eval_") for name in os.listdir("work"))
     return found
 

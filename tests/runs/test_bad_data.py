@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models_mm.cli.command import explained_faults
+from models_mm.cli.train import main as train_main
 from models_mm.errors import UserError
-from models_mm.mmdet2 import training
 
 from .conftest import ROOT, TINY, checkpoint, differences, options
 
@@ -29,7 +29,7 @@ def log_is_seen(monkeypatch):
 
 def train(data: Path, work: Path, *more: str, arguments=()) -> None:
     settings = options(data, *more)
-    training.main([TINY, "--work-dir", str(work), "--no-validate", *arguments, *settings])
+    train_main([TINY, "--work-dir", str(work), "--no-validate", *arguments, *settings])
 
 
 def images(data: Path) -> list[Path]:
@@ -92,7 +92,7 @@ def test_a_missing_validation_image_is_named_before_the_training(data, tmp_path,
     bad = sorted((data / "val2017").glob("*.jpg"))[2]
     spoil(bad)
     with pytest.raises(UserError, match=str(bad)):
-        training.main([TINY, "--work-dir", str(tmp_path / "w"), *options(data)])
+        train_main([TINY, "--work-dir", str(tmp_path / "w"), *options(data)])
     assert not list((tmp_path / "w").glob("*.pth"))
 
 
@@ -108,7 +108,7 @@ def test_a_damaged_validation_image_ends_the_evaluation_by_name(data, tmp_path, 
     spoil(bad)
     more = (f"data.val_dataloader.workers_per_gpu={workers}", "runner.max_epochs=1")
     with pytest.raises(UserError) as error, explained_faults():
-        training.main([TINY, "--work-dir", str(tmp_path / "w"), *options(data, *more)])
+        train_main([TINY, "--work-dir", str(tmp_path / "w"), *options(data, *more)])
     assert str(bad) in str(error.value) and len(str(error.value).splitlines()) == 1
     assert checkpoint(tmp_path / "w")["meta"]["epoch"] == 1
 

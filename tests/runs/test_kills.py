@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models_mm.checkpoints.runs import find_newest
-from models_mm.mmdet2 import training
+from models_mm.cli import train
 
 from .conftest import ROOT, TINY, checkpoint, differences, options
 
@@ -42,7 +42,7 @@ def finished(demo_data, tmp_path_factory):
     """A run's folder: epoch_1, epoch_2 and interim checkpoints."""
     work = tmp_path_factory.mktemp("finished")
     more = options(demo_data, "checkpoint_config.iterations=3")
-    training.main([TINY, "--work-dir", str(work), "--no-validate", "--seed", "3", *more])
+    train.main([TINY, "--work-dir", str(work), "--no-validate", "--seed", "3", *more])
     return work
 
 
@@ -79,7 +79,7 @@ def test_a_truncated_newest_file_costs_nothing_but_time(demo_data, finished, tmp
     torch.save({"state_dict": {}}, tmp_path / "mine.pth")  # nor this
     torch.save({"state_dict": {}}, tmp_path / "best_bbox_mAP_epoch_1.pth")
     more = options(demo_data, "checkpoint_config.iterations=3")
-    training.main([TINY, "--work-dir", str(tmp_path), "--no-validate", "--auto-resume", *more])
+    train.main([TINY, "--work-dir", str(tmp_path), "--no-validate", "--auto-resume", *more])
     assert not differences(checkpoint(finished), checkpoint(tmp_path))
 
 
@@ -87,7 +87,7 @@ def test_nothing_whole_starts_from_the_beginning(demo_data, finished, tmp_path, 
     (tmp_path / "epoch_1.pth").write_bytes((finished / "epoch_1.pth").read_bytes()[:1000])
     more = options(demo_data, "checkpoint_config.iterations=3")
     arguments = ["--no-validate", "--auto-resume", "--seed", "3"]
-    training.main([TINY, "--work-dir", str(tmp_path), *arguments, *more])
+    train.main([TINY, "--work-dir", str(tmp_path), *arguments, *more])
     assert "has no whole checkpoint; from the beginning" in caplog.text
     assert not differences(checkpoint(finished), checkpoint(tmp_path))
 
@@ -98,7 +98,7 @@ def test_old_checkpoints_are_pruned(demo_data, tmp_path):
         *("runner.max_epochs=4", "checkpoint_config.max_keep_ckpts=2"),
         "checkpoint_config.minutes=0.0",
     )
-    training.main([TINY, "--work-dir", str(tmp_path), "--no-validate", *more])
+    train.main([TINY, "--work-dir", str(tmp_path), "--no-validate", *more])
     names = sorted(file.name for file in tmp_path.glob("*.pth"))
     assert names[:2] == ["epoch_3.pth", "epoch_4.pth"] and names[-1] == "latest.pth"
     assert [name.split("_")[0] for name in names[2:-1]] == ["interim", "interim"]

@@ -5,8 +5,8 @@ import shutil
 import pytest
 import torch
 
+from models_mm.cli.train import main as train_main
 from models_mm.errors import UserError
-from models_mm.mmdet2 import training
 
 from .conftest import TINY, checkpoint, differences, options
 
@@ -20,7 +20,7 @@ EMA = ["custom_hooks.0.type=ExpMomentumEMAHook", "custom_hooks.0.momentum=0.1"]
 def train(data, work, *more, arguments=()):
     """A training of two epochs in this process, with an interim checkpoint every 3 iterations."""
     settings = options(data, "checkpoint_config.iterations=3", *more)
-    training.main([TINY, "--work-dir", str(work), *arguments, *settings])
+    train_main([TINY, "--work-dir", str(work), *arguments, *settings])
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ import torch
 
 from models_mm.checkpoints import runs
 from models_mm.cli import command as cli
+from models_mm.cli.train import main as train_main
 from models_mm.errors import UserError
-from models_mm.mmdet2 import training, work_dir_lock
+from models_mm.mmdet2 import work_dir_lock
 from models_mm.mmdet2.config_changes import changes, parse
 from models_mm.mmdet2.configs import load_config
 
@@ -32,7 +33,7 @@ def log_is_seen(monkeypatch):
 
 def train(data, work, *more, arguments=("--no-validate",)):
     """A training of two epochs in this process."""
-    training.main([TINY, "--work-dir", str(work), *arguments, *options(data, *more)])
+    train_main([TINY, "--work-dir", str(work), *arguments, *options(data, *more)])
 
 
 def names(folder: Path) -> list[str]:
@@ -179,10 +180,10 @@ def test_a_repeated_evaluation_is_logged_where_it_belongs(demo_data, tmp_path, c
     config.write_text(f"_base_ = '{TINY}'\nlog_config = dict(interval=1, hooks=[{loggers}])\n")
     whole, again = tmp_path / "whole", tmp_path / "again"
     settings = options(demo_data, *more)
-    training.main([str(config), "--work-dir", str(whole), "--seed", "1", *settings])
+    train_main([str(config), "--work-dir", str(whole), "--seed", "1", *settings])
     again.mkdir()
     shutil.copy((whole / "latest.pth").resolve(), again)
-    training.main([str(config), "--work-dir", str(again), "--auto-resume", *settings])
+    train_main([str(config), "--work-dir", str(again), "--auto-resume", *settings])
     assert len(evaluations(whole)) == 1
     assert evaluations(again) == evaluations(whole)
     text = re.findall(r"(?:Epoch|Iter)\(val\) \[.*?\t", caplog.text)
@@ -369,7 +370,7 @@ def test_a_config_that_lies_in_the_work_dir_stays(demo_data, tmp_path):
     config.write_text(f"_base_ = '{TINY}'\nrunner = dict(max_epochs=1)\n")
     before = config.read_text()
     arguments = ["--work-dir", str(tmp_path), "--no-validate"]
-    training.main([str(config), *arguments, *options(demo_data)])
+    train_main([str(config), *arguments, *options(demo_data)])
     assert config.read_text() == before
 
 

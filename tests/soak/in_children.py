@@ -19,7 +19,7 @@ import torch
 from mmcv.runner import save_checkpoint
 from mmdet.models import build_detector
 
-from models_mm.mmdet2 import pictures, training  # noqa: F401
+from models_mm.mmdet2 import pictures, testing, training  # noqa: F401
 from models_mm.mmdet2.configs import load_config
 from models_mm.visualization import curves  # noqa: F401
 from tests.drawn import draw
@@ -151,5 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "tools"))  # where the drawing of the data is
     main()

@@ -3,14 +3,13 @@
 import models_mm  # isort: skip  (before mmdet, which needs it)
 
 import pickle
-import sys
 
-import convert_checkpoint
 import pytest
 import torch
 from mmdet.models import build_detector
 
 from models_mm.checkpoints import load_checkpoint, read_checkpoint
+from models_mm.cli import convert
 from models_mm.errors import CheckpointError
 
 from ..checkpoints.conftest import head_entries, randomised
@@ -37,12 +36,11 @@ FAMILY_NAMES = {"kw1x_mobilenetv2": "kernelwarehouse", "convnext_t": "convnext"}
 
 
 @pytest.fixture
-def tool(monkeypatch, capsys):
+def tool(capsys):
     """Call the tool; returns what it prints."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *map(str, arguments)])
-        convert_checkpoint.main()
+        convert.main([str(argument) for argument in arguments])
         return capsys.readouterr().out
 
     return call

@@ -2,21 +2,21 @@
 
 import models_mm  # isort: skip  # noqa: F401  (before mmdet, which needs it)
 
-import importlib
 import math
 
-import direct.biformer
-import direct.kernelwarehouse
 import pytest
 import torch
-from benchmark import FUSED_ATTENTION
 from mmdet.models import build_backbone, build_detector
 from torch.utils.flop_counter import FlopCounterMode
 
 from models_mm.catalogue import catalogue
+from models_mm.mmdet2.benchmark import FUSED_ATTENTION
 from models_mm.mmdet2.configs import load_config
 
+from ..direct import biformer, dfvt, kernelwarehouse, mpvit
+
 SIZE = (800, 1280)
+DIRECT = {"dfvt": dfvt, "mpvit": mpvit}
 BY_BACKBONE = [entry for entry in catalogue() if "Backbone FLOPs (G)" in entry.metadata]
 BY_DETECTOR = [entry for entry in catalogue() if "FLOPs (G)" in entry.metadata]
 
@@ -49,9 +49,9 @@ def test_costs_of_the_backbone(entry):
     # The equations are what is counted, not what became of them.
     if entry.family == "BiFormer":
         with torch.device("meta"):
-            backbone = direct.biformer.build(type(backbone).__name__).eval()
+            backbone = biformer.build(type(backbone).__name__).eval()
     if entry.metadata["Backbone"].startswith("KW"):
-        backbone = direct.kernelwarehouse.Direct(backbone).eval()
+        backbone = kernelwarehouse.Direct(backbone).eval()
     image = torch.empty(1, 3, 800, 1344, device="meta")
     flops = sum(counted(backbone, image).values())
     # RecNeXt-A has no direct form: its attention takes a little less than the equations
@@ -63,7 +63,7 @@ def detector_flops(detector) -> tuple[float, float]:
     """All, and the products of its attention: with the direct form of the backbone, 1000 boxes and
     100 masks."""
     family = type(detector.backbone).__name__.partition("_")[0]
-    backbone = importlib.import_module(f"direct.{family}").Direct(detector.backbone)
+    backbone = DIRECT[family].Direct(detector.backbone)
     image = torch.empty(1, 3, *SIZE, device="meta")
     counts = counted(backbone, image)
     attention = counts.get("aten.bmm", 0)

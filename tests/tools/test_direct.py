@@ -1,9 +1,10 @@
 """The benchmark's yardsticks compute the same function as the package."""
 
 import torch
-from direct.biformer import BiFormer as DirectBiFormer
 
 from models_mm.backbones import BiFormer
+
+from ..direct.biformer import BiFormer as DirectBiFormer
 
 
 def results(model, x):

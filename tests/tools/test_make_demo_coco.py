@@ -1,9 +1,10 @@
 """The demo data set, made as a user makes it and read as an evaluation reads it."""
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,13 +12,33 @@ import pytest
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-SCRIPT = Path(__file__).parents[2] / "tools" / "make_demo_coco.py"
+from models_mm.cli import demo as cli
+from models_mm.data.demo import outlines, run_lengths
+from models_mm.errors import UserError
+
 TRAIN, VAL = 24, 20  # the smallest counts with an empty image and crowds in both splits
 
 
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 def run(*args):
-    command = [sys.executable, str(SCRIPT), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """The command in this process, with what it prints."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main([str(arg) for arg in args])
+        except SystemExit as ended:
+            code = ended.code
+        except UserError as error:
+            code = 1
+            print(error, file=err)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 def make(out, *args):
@@ -157,19 +178,16 @@ def test_outlines_stand_where_the_picture_changes(demo, split, coco):
     assert best > 1.3 * max(contrast.values())
 
 
-def test_polygons_are_the_drawn_masks(monkeypatch):
+def test_polygons_are_the_drawn_masks():
     """Any mask, with holes and touching corners too, comes back from its outlines to the pixel."""
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import make_demo_coco
-
     rng = np.random.default_rng(0)
     for _ in range(200):
         height, width = (int(side) for side in rng.integers(1, 24, 2))
         mask = rng.random((height, width)) < rng.random()
         mask[rng.integers(height), rng.integers(width)] = True
-        polygons = mask_utils.frPyObjects(make_demo_coco.outlines(mask), height, width)
+        polygons = mask_utils.frPyObjects(outlines(mask), height, width)
         assert (mask_utils.decode(mask_utils.merge(polygons)) == mask).all()
-        runs = mask_utils.frPyObjects(make_demo_coco.run_lengths(mask), height, width)
+        runs = mask_utils.frPyObjects(run_lengths(mask), height, width)
         assert (mask_utils.decode(runs) == mask).all()
 
 

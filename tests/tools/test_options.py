@@ -15,7 +15,7 @@ TOOLS = sorted(p.name for p in (ROOT / "tools").glob("*.py") if p.name != "_chec
 def test_every_option_of_mmdet_is_there(tool):
     """By name, in the source of both: hidden options count as well."""
     theirs = set(re.findall(r"'(--[a-z_-]+)'", (MMDET_TOOLS / tool).read_text()))
-    sources = [ROOT / "models_mm" / "engine" / name for name in (tool, "cli.py")]
+    sources = [ROOT / "models_mm" / "cli" / name for name in (tool, "command.py")]
     ours = set(re.findall(r'"(--[a-z_-]+)"', "".join(file.read_text() for file in sources)))
     assert {"--launcher", "--cfg-options", "--local_rank"} <= theirs
     assert theirs <= ours

@@ -2,9 +2,7 @@
 
 import models_mm  # isort: skip  # noqa: F401  (before mmdet, which needs it)
 
-import importlib
 import json
-import sys
 import warnings
 from pathlib import Path
 
@@ -15,8 +13,17 @@ import torch
 from mmcv import Config
 from mmdet.models import build_detector
 
+from models_mm.cli import (
+    analyze,
+    benchmark_eval,
+    browse,
+    convert,
+    plot,
+    predict,
+    show,
+    test,
+)
 from models_mm.errors import UserError
-from models_mm.mmdet2 import testing
 
 TINY = Path(__file__).resolve().parents[1] / "runs/tiny.py"
 CLASSES = ("../cat", "a/b", "allclass", "$x^{$", "ordinary")
@@ -65,7 +72,7 @@ class Case:
         return self.files()
 
     def test(self, *options) -> None:
-        testing.main(
+        test.main(
             [str(self.config), str(self.checkpoint), "--work-dir", str(self.base / "work")]
             + list(map(str, options))
         )
@@ -78,10 +85,9 @@ def case(tmp_path_factory) -> Case:
     return found
 
 
-def call(monkeypatch, tool: str, *arguments) -> None:
-    """A tool's main with a command line."""
-    monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-    importlib.import_module(tool).main()
+def call(command, *arguments) -> None:
+    """A command's main with a command line."""
+    command.main([str(argument) for argument in arguments])
 
 
 def pictures(folder: Path) -> list[str]:
@@ -107,14 +113,14 @@ def test_show_dir(case, tmp_path):
         file.unlink()
 
 
-def test_show_results(case, monkeypatch):
+def test_show_results(case):
     before = case.into("beside")
-    call(monkeypatch, "show_results", case.config, case.results, "--out", case.out)
+    call(show, case.config, case.results, "--out", case.out)
     assert case.files() == before
     assert pictures(case.out) == ["1.png", "1_2.png", "1_3.png", "2.png", "far.png"]
 
 
-def test_analyze_results(case, monkeypatch):
+def test_analyze_results(case):
     """Files of the user's own with the names of temporary ones are left alone, too."""
     before = case.into("analysis")
     (case.out / "bbox").mkdir(parents=True)
@@ -122,7 +128,7 @@ def test_analyze_results(case, monkeypatch):
     for file in mine:
         file.write_text("mine")
     (case.out / "confusion_matrix.png").symlink_to(case.base / "elsewhere/matrix.png")
-    call(monkeypatch, "analyze_results", case.config, case.results, "--out", case.out)
+    call(analyze, case.config, case.results, "--out", case.out)
     assert case.files() == before
     assert [file.read_text() for file in mine] == ["mine", "mine"]
     found = pictures(case.out)
@@ -131,13 +137,13 @@ def test_analyze_results(case, monkeypatch):
     assert len(found) == 1 + 6 * 4
 
 
-def test_predict(case, monkeypatch):
+def test_predict(case):
     """Images of one name from several folders, one of them that of the pictures."""
     kept = {file: file.read_bytes() for file in case.images.rglob("*.jpg")}
     outside = case.into("data/images")
     inputs = [case.images, case.images / "sub/1.jpg", case.base / "data/1.jpg", case.images / "sub"]
     arguments = ("--config", case.config, "--checkpoint", case.checkpoint, "--out", case.images)
-    call(monkeypatch, "predict", *inputs, *arguments, "--device", "cpu")
+    call(predict, *inputs, *arguments, "--device", "cpu")
     assert case.files() == outside
     assert {file: file.read_bytes() for file in kept} == kept
     content = json.loads((case.images / "predictions.json").read_text())
@@ -147,7 +153,7 @@ def test_predict(case, monkeypatch):
         file.unlink()
 
 
-def test_files_that_are_read_are_not_written(case, monkeypatch):
+def test_files_that_are_read_are_not_written(case):
     before = case.into("out")
     checkpoint = case.base / "random.pkl"
     checkpoint.hardlink_to(case.checkpoint)
@@ -160,10 +166,10 @@ def test_files_that_are_read_are_not_written(case, monkeypatch):
     calls = [
         lambda: case.test("--out", checkpoint),
         lambda: case.test("--format-only", "--eval-options", f"jsonfile_prefix={prefix}"),
-        lambda: call(monkeypatch, "browse_dataset", case.config, "--out", case.images / "1.jpg"),
-        lambda: call(monkeypatch, "plot_logs", plotted, "--out", plotted),
-        lambda: call(monkeypatch, "benchmark_eval", "--ann", log, "--out", log),
-        lambda: call(monkeypatch, "convert_checkpoint", "rewrite", case.checkpoint, checkpoint),
+        lambda: call(browse, case.config, "--out", case.images / "1.jpg"),
+        lambda: call(plot, plotted, "--out", plotted),
+        lambda: call(benchmark_eval, "--ann", log, "--out", log),
+        lambda: call(convert, "rewrite", case.checkpoint, checkpoint),
     ]
     for act in calls:
         with pytest.raises(UserError, match="is read by this command: write to another file"):
@@ -180,7 +186,7 @@ def test_a_checkpoint_of_other_classes_is_noticed(case):
     torch.save(content, other)
     arguments = [str(case.config), str(other), "--work-dir", str(case.base / "work")]
     with pytest.warns(UserWarning, match="class 3 of .*other.pth is 'ordinary'.* it is '.x"):
-        testing.main([*arguments, "--eval", "bbox"])
+        test.main([*arguments, "--eval", "bbox"])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="class .* of")
         case.test("--eval", "bbox")

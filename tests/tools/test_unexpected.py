@@ -44,12 +44,12 @@ def test_a_traceback_for_developers():
 
 
 def test_a_fault_before_the_tool_has_begun(tmp_path):
-    """The package itself cannot be imported."""
+    """What a command needs cannot be imported; its help does not need it."""
     (tmp_path / "mmcv.py").write_text("raise OSError('disk')")
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)}
-    for tool in ("train.py", "zoo.py"):
+    for tool in ("train.py", "browse_dataset.py"):
         done = subprocess.run(
-            [sys.executable, ROOT / "tools" / tool, "--help"],
+            [sys.executable, ROOT / "tools" / tool, "config.py"],
             capture_output=True,
             text=True,
             env=environment,

@@ -1,0 +1,111 @@
+"""Find everything that is wrong with a data set before a training reads it.
+
+``python tools/check_dataset.py ANNOTATIONS.json IMAGE_FOLDER`` or, for the data of a config,
+``python tools/check_dataset.py CONFIG [--split train val]``. Every annotation and every image is
+read. The exit code is 1 when something would disturb a training, else 0.
+"""
+
+import argparse
+import collections
+from collections.abc import Iterator
+from pathlib import Path
+
+from models_mm.cli.command import KeyValues, Parser
+from models_mm.errors import UserError
+from models_mm.values import whole_option
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; options that do not fit together are refused."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("source", metavar="ANNOTATIONS.json|CONFIG")
+    parser.add_argument("images", nargs="?", default="", help="folder of the images")
+    parser.add_argument("--classes", nargs="+", help="names of the classes to train")
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        choices=["train", "val", "test"],
+        help="of a config (train val)",
+    )
+    parser.add_argument(
+        "--show", type=whole_option(0), default=10, help="findings shown per kind (10)"
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=KeyValues, metavar="KEY=VALUE")
+    parser.add_argument("--masks", action="store_true", help="masks are to be trained")
+    args = parser.parse_args(argv)
+    if not names_a_file(args.source):
+        if args.images or args.classes or args.masks:
+            parser.error("a config names images, classes and masks (--cfg-options changes them)")
+    elif args.split or args.cfg_options:
+        parser.error("--split and --cfg-options are for configs (.py)")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Check as the command line says.
+
+    Raises:
+        SystemExit: with 1, something would disturb a training.
+        UserError: no part of the data can be checked.
+    """
+    args = parse_args(argv)
+    from models_mm.data.check import HARMLESS, check_coco
+    from models_mm.data.fields import shown
+
+    if not names_a_file(args.source):
+        parts = list(of_config(args))
+    else:
+        masks = "pixels" if args.masks else None
+        paths = dict(ann_file=args.source, img_prefix=args.images)
+        classes = tuple(args.classes) if args.classes else None
+        parts = [(args.source, dict(**paths, classes=classes, masks=masks))]
+    problems = []
+    for name, source in parts:
+        if source is None:
+            print(f"{shown(name)}: not checked, it is not in COCO's format")
+            continue
+        print(f"{shown(source['ann_file'])}, {shown(source['img_prefix']) or 'images not read'}")
+        found = check_coco(**source)
+        report(found, args.show, HARMLESS)
+        problems += [problem for problem in found if problem.kind not in HARMLESS]
+    if not any(source for _, source in parts):
+        raise UserError("nothing was checked: only data sets in COCO's format can be")
+    if problems:
+        raise SystemExit(1)
+
+
+def names_a_file(source: str) -> bool:
+    """Whether a source is an annotation file; a config ends in ``.py`` or is a bare name."""
+    path = Path(source)
+    return path.suffix != ".py" and (path.is_file() or source != path.stem)
+
+
+def of_config(args: argparse.Namespace) -> Iterator[tuple[str, dict | None]]:
+    """The data sets of a config's splits: what ``coco_sources`` says of each."""
+    from models_mm.mmdet2.configs import load_config
+    from models_mm.mmdet2.datasets import coco_sources
+    from models_mm.mmdet2.settings import check_settings
+
+    cfg = load_config(args.source, args.cfg_options)
+    splits = args.split or ["train", "val"]
+    for split in splits:
+        if not cfg.data.get(split):
+            raise UserError(f"--split {split}: the config has no data.{split}")
+    check_settings(cfg, splits)
+    metrics = (cfg.get("evaluation") or {}).get("metric") or ()
+    metrics = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    for split in splits:
+        yield from coco_sources(cfg.data[split], split == "train", metrics)
+
+
+def report(problems: list, shown: int, harmless: set[str]) -> None:
+    """Print the findings by kind, the most frequent first; ``shown`` of each kind."""
+    kinds = collections.Counter(problem.kind for problem in problems)
+    for kind, count in kinds.most_common():
+        print(f"  {kind}: {count}{' (harmless)' if kind in harmless else ''}")
+        for problem in [p for p in problems if p.kind == kind][:shown]:
+            print(f"    {problem.where}: {problem.detail}")
+        if count > shown:
+            print(f"    ... and {count - shown} more (--show)")
+    if not problems:
+        print("  nothing wrong")

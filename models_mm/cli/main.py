@@ -1,0 +1,126 @@
+"""The console command ``models_mm``, ``python -m models_mm``, and the start of ``tools/*.py``.
+
+Only the standard library is imported before it is known which command runs, and a command imports
+what it needs after it has read its command line: ``--help`` and wrong options answer at once.
+"""
+
+import argparse
+import ctypes
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+from typing import NamedTuple
+
+from models_mm.cli.command import Parser, run
+from models_mm.errors import did_you_mean
+from models_mm.version import __version__
+
+NAME = "models_mm"
+
+
+class Command(NamedTuple):
+    """One command: its module in this package, its script in ``tools/``, and its summary."""
+
+    module: str
+    script: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("train", "train", "train a detector"),
+    "test": Command("test", "test", "test a detector: metrics, results, pictures"),
+    "predict": Command("predict", "predict", "detect objects in images, folders and videos"),
+    "data check": Command("check", "check_dataset", "find what is wrong with a data set"),
+    "data browse": Command("browse", "browse_dataset", "draw training data after augmentation"),
+    "data demo": Command("demo", "make_demo_coco", "draw a small data set in COCO's layout"),
+    "analyze": Command("analyze", "analyze_results", "draw error analysis and confusion matrix"),
+    "show": Command("show", "show_results", "draw predictions beside the truth"),
+    "plot": Command("plot", "plot_logs", "plot losses, learning rate and AP of runs"),
+    "zoo": Command("zoo", "zoo", "list, show and download the published models"),
+    "convert": Command("convert", "convert_checkpoint", "inspect, convert, publish a checkpoint"),
+    "benchmark": Command("benchmark", "benchmark", "measure time, memory, FLOPs, parameters"),
+    "benchmark-eval": Command("benchmark_eval", "benchmark_eval", "measure COCO's evaluation"),
+    "launch": Command("launch", "launch", "run a command in several processes of this machine"),
+    "env": Command("env", "check_env", "print what is installed, and what is wrong with it"),
+    "setup": Command("setup", "", "install MMDetection and what it needs"),
+}
+
+
+def main() -> None:
+    """Run the command that the command line names; never returns."""
+    prepare()
+    run(lambda: dispatch(sys.argv[1:]))
+
+
+def tool(script: str) -> None:
+    """Run the command of a script in ``tools/``; never returns."""
+    prepare()
+    (module,) = (command.module for command in COMMANDS.values() if command.script == script)
+    run(lambda: start(module))
+
+
+def dispatch(words: list[str]) -> None:
+    """Run a command line without its first word.
+
+    Raises:
+        SystemExit: there is no such command (2), or only help was asked for (0).
+    """
+    parser = Parser(prog=NAME, description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
+    parser.add_argument("command", metavar="COMMAND", help="one of those below")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="its options")
+    args = parser.parse_args(words)
+    name, rest = args.command, args.options
+    group = [command for command in COMMANDS if command.startswith(f"{name} ")]
+    if group:
+        if not rest or f"{name} {rest[0]}" not in COMMANDS:
+            only_help = rest[:1] in (["-h"], ["--help"])
+            usage = f"usage: {NAME} {name} COMMAND ...\n\n{listed(group)}"
+            print(usage, file=sys.stdout if only_help else sys.stderr)
+            raise SystemExit(0 if only_help else 2)
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    if name not in COMMANDS:
+        parser.error(f"no command {name!r}{did_you_mean(name, COMMANDS)}")
+    sys.argv = [f"{NAME} {name}", *rest]
+    start(COMMANDS[name].module)
+
+
+def listed(names) -> str:
+    """Commands with their summaries, one per line."""
+    return "\n".join(f"  {name:16}{COMMANDS[name].summary}" for name in names)
+
+
+DESCRIPTION = "Research backbones for object detection: train, test and use detectors with them."
+EPILOG = f"commands (`{NAME} COMMAND --help` lists the options):\n{listed(COMMANDS)}"
+
+
+def start(module: str) -> None:
+    """Import the module of a command and run it with the options in ``sys.argv``."""
+    importlib.import_module(f"models_mm.cli.{module}").main()
+
+
+def prepare() -> None:
+    """End a rank whose launcher is gone; refuse a Python that lacks PyTorch."""
+    end_with_launcher()
+    if importlib.util.find_spec("torch") is None:
+        sys.exit(
+            f"error: {sys.executable} has no PyTorch: run 'make install' once, then "
+            "'source .venv/bin/activate' (or activate the environment that models_mm is in)"
+        )
+
+
+def end_with_launcher() -> None:
+    """Make a rank that ``launch`` has started end when that ends, even if it is killed.
+
+    This comes before the imports of the command, which take seconds, in which the launcher may end.
+    """
+    launcher = int(os.environ.get("MODELS_MM_LAUNCHER", 0))
+    if not launcher or sys.platform != "linux":  # distributed/liveness.py looks after it later
+        return
+    if os.getppid() == launcher:
+        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != launcher and not os.path.exists(f"/proc/{launcher}"):
+        os._exit(1)

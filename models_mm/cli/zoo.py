@@ -1,0 +1,104 @@
+"""The published models: list them, filter them, show one, or write the README's tables.
+
+python tools/zoo.py list                          every row of the five published tables
+python tools/zoo.py list --family mpvit --detector retinanet
+python tools/zoo.py list --all                    every config, published or not
+python tools/zoo.py show mask_rcnn_recnext_m3_fpn_1x_coco
+python tools/zoo.py fetch recnext_m3_distill_300e.pth   download a published file to pretrain/
+python tools/zoo.py readme                        README.md's results, from the metafiles
+"""
+
+from pathlib import Path
+
+from models_mm.cli.command import Parser
+from models_mm.errors import UserError
+
+BEGIN, END = "<!-- results: written by tools/zoo.py readme -->", "<!-- end of results -->"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """List, show, fetch or write, as the command line says."""
+    parser = Parser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="the rows of the published tables")
+    for key in ("family", "detector", "backbone", "schedule"):
+        listing.add_argument(f"--{key}", default="", help=f"only rows whose {key} contains this")
+    listing.add_argument("--all", action="store_true", help="names of all configs instead")
+    one = commands.add_parser("show", help="everything that is known of one row")
+    one.add_argument("name")
+    file = commands.add_parser("fetch", help="download a published file and check it")
+    file.add_argument("name", help="of the file, or of the config that starts from it")
+    file.add_argument("--to", default="pretrain", metavar="FOLDER", help="default: pretrain")
+    readme = commands.add_parser("readme", help="write the results tables of a README")
+    readme.add_argument("file", nargs="?", default="README.md")
+    args = parser.parse_args(argv)
+    call = {"list": show_list, "show": show_one, "fetch": fetch_one, "readme": write_readme}
+    call[args.command](args)
+
+
+def show_list(args) -> None:
+    """Print one line per row of the published tables, or all names of configs."""
+    from models_mm.catalogue import catalogue, list_configs
+
+    if args.all:
+        if any((args.family, args.detector, args.backbone, args.schedule)):
+            raise UserError("--all lists every config: it goes with no other option")
+        print("\n".join(list_configs()))
+        return
+    wanted = {key: plain(getattr(args, key)) for key in ("detector", "backbone", "schedule")}
+    rows = [
+        entry
+        for entry in catalogue()
+        if plain(args.family) in plain(entry.family)
+        and all(text in plain(entry.metadata[key.title()]) for key, text in wanted.items())
+    ]
+    if not rows:
+        raise UserError("no published row is like that; `python tools/zoo.py list` shows them all")
+    width = max(len(entry.name) for entry in rows)
+    print(f"{'config':{width}}  box AP  mask AP  pretrained file")
+    for entry in rows:
+        box, mask = (entry.metrics.get(key, "-") for key in ("box AP", "mask AP"))
+        print(f"{entry.name:{width}}  {box:>6}  {mask:>7}  {entry.metadata['Pretrained File']}")
+
+
+def plain(text: str) -> str:
+    """A name as people type it: Mask R-CNN, mask_rcnn and MaskRCNN are one."""
+    return "".join(c for c in text.lower() if c.isalnum() or c == "+")
+
+
+def show_one(args) -> None:
+    """Print the metafile's entry of a row and of its family."""
+    import yaml
+
+    from models_mm.catalogue import get_entry
+
+    entry = get_entry(args.name)
+    facts = {"Config": entry.config, **entry.metadata, "Published": entry.metrics}
+    if entry.weights:
+        facts["Weights"] = entry.weights
+    facts |= {key: value for key, value in entry.collection.items() if key != "Metadata"}
+    print(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=100), end="")
+
+
+def fetch_one(args) -> None:
+    """Download a file, unless it is there."""
+    from models_mm.catalogue import catalogue, fetch_published
+
+    rows = {entry.name: entry.metadata["Pretrained File"] for entry in catalogue()}
+    print(fetch_published(rows.get(args.name, args.name), args.to))
+
+
+def write_readme(args) -> None:
+    """Replace the text between the two marks."""
+    from models_mm.catalogue import results
+
+    path = Path(args.file)
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    before, mark, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise UserError(f"{path} lacks the marks {BEGIN} and {END}")
+    path.write_text(f"{before}{BEGIN}\n\n{results()}\n\n{END}{after}")
