@@ -1,4 +1,4 @@
-"""Evaluation in one or several processes, without a limit of time on the waiting."""
+"""Evaluation in one or several processes. The ranks wait for each other without a time limit."""
 
 import inspect
 import os
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import mmcv
 import torch
-from mmcv.runner import TensorboardLoggerHook, get_dist_info
-from mmdet.core import DistEvalHook, EvalHook
+from mmcv.runner import BaseRunner, TensorboardLoggerHook, get_dist_info
+from mmdet.core import EvalHook
 from mmdet.datasets import CustomDataset, VOCDataset
 from torch import nn
 from torch.utils.data import DataLoader
@@ -20,6 +20,7 @@ from models_mm.evaluation.masks import encode_result
 from models_mm.mmdet2.datasets import METRICS, PRECISIONS, RECALLS, STATISTICS, CocoDataset
 from models_mm.mmdet2.gathering import gather_results
 from models_mm.mmdet2.pictures import comparison, evenly
+from models_mm.mmdet2.snapshots import averaged_weights
 from models_mm.randomness import untouched
 from models_mm.values import FLAG, NONE, TEXT, Kind, either, is_number, many, whole
 
@@ -142,32 +143,46 @@ def predict(
     return gather_results(results, len(data_loader.dataset))
 
 
-class Evaluates:
-    """What the hooks for one and for several processes do; a mixin before mmdet's hook.
+class EvaluationHook(EvalHook):
+    """The evaluation during a training, in one or several processes.
 
-    What is drawn at random does not change the training, and the ranks wait for rank 0.
+    It does not change what the training draws at random, and the ranks wait for rank 0, which
+    computes the metrics, for as long as that takes.
 
     Args:
+        args: of mmdet's hook, as ``settings``.
         pictures: how many images TensorBoard gets, their truth beside their prediction; 0: none.
+        broadcast_bn_buffer: all ranks use the statistics of rank 0's norms.
+        tmpdir, gpu_collect: of mmdet's hook for several processes; results never go through files.
+        settings: of mmdet's hook; all others are given to ``dataset.evaluate``.
     """
 
-    def __init__(self, *args, pictures: int = 4, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *args,
+        pictures: int = 4,
+        broadcast_bn_buffer: bool = True,
+        tmpdir: str | None = None,
+        gpu_collect: bool = False,
+        **settings,
+    ):
+        super().__init__(*args, **settings)
         self.pictures = pictures
+        self.broadcast_bn_buffer = broadcast_bn_buffer
 
-    def before_run(self, runner) -> None:
+    def before_run(self, runner: BaseRunner) -> None:
         super().before_run(runner)
         name = os.path.basename(getattr(self, "best_ckpt_path", None) or "")
         if self.save_best:  # a checkpoint may come from elsewhere: only what lies here is replaced
             here = os.path.join(self.out_dir, name)
             self.best_ckpt_path = here if BEST.fullmatch(name) else None
 
-    def _do_evaluate(self, runner) -> None:
+    def _do_evaluate(self, runner: BaseRunner) -> None:
         if not self._should_evaluate(runner):
             return
         # around epochs EMA's hook swaps the weights by itself
-        with untouched(), runner.averaged_weights(swap=not self.by_epoch):
-            if getattr(self, "broadcast_bn_buffer", False):
+        with untouched(), averaged_weights(runner, swap=not self.by_epoch):
+            if self.broadcast_bn_buffer and runner.world_size > 1:
                 broadcast_norms(runner.model)
             self.latest_results = predict(runner.model, self.dataloader)
             if runner.rank == 0:
@@ -179,7 +194,7 @@ class Evaluates:
                     self.show(runner)
             watchdog.meet("the evaluation")
 
-    def show(self, runner) -> None:
+    def show(self, runner: BaseRunner) -> None:
         """Give TensorBoard pictures of COCO's data sets."""
         boards = [hook for hook in runner.hooks if isinstance(hook, TensorboardLoggerHook)]
         dataset = self.dataloader.dataset
@@ -191,14 +206,6 @@ class Evaluates:
             for board in boards:
                 step = board.get_iter(runner)
                 board.writer.add_image(name, picture[..., ::-1], step, dataformats="HWC")
-
-
-class QuietEvalHook(Evaluates, EvalHook):
-    """The evaluation in one process."""
-
-
-class PatientEvalHook(Evaluates, DistEvalHook):
-    """The evaluation in several processes."""
 
 
 def broadcast_norms(model: nn.Module) -> None:

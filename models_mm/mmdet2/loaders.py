@@ -3,8 +3,8 @@
 A fork copies one thread and the locks of all. While a process group works, its threads take locks
 of the interpreter, and a data worker that is forked in such a moment hangs before its first line.
 So the workers of all loaders start first, before the process group and before every thread, and
-live as long as the process. Which images are this process's only the process group knows: it is
-said later (:meth:`Loader.share`).
+live as long as the process. Which images this process loads depends on its rank, which only the
+process group knows: :meth:`Loader.take_share` sets it later.
 """
 
 import faulthandler
@@ -26,10 +26,10 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from models_mm.distributed import liveness, preemption
 
-# A batch is late after so many times what the slowest of the last thousand was waited for,
-SLOW = 20
-# but not before so many seconds: file servers pause.
-AT_LEAST = 120.0
+# A batch is late after this many times the longest wait among the last thousand batches,
+LATE_FACTOR = 20
+# but not before this many seconds: file servers pause.
+LATE_SECONDS = 120.0
 
 
 @dataclass
@@ -44,8 +44,8 @@ class WorkerStart:
         liveness.end_with_parent(self.parent)
 
 
-class Later(Sampler):
-    """Batches of indices that are not known yet: none until then."""
+class LateBatchSampler(Sampler):
+    """A batch sampler whose batches of indices are set after it is made; until then it has none."""
 
     def __init__(self):
         self.batches = ()
@@ -68,12 +68,12 @@ class Loader(DataLoader):
     """
 
     def __init__(self, name: str, dataset: Dataset, settings: dict, hang_timeout: float):
-        # they are, where there are any
+        # our data workers always persist; of mmdet's own loader only the samplers are used
         self.settings = {**settings, "persistent_workers": False}
-        plain = self._plain(dataset, dist=False, shuffle=False, class_aware_sampler=None)
+        plain = self._mmdet_loader(dataset, dist=False, shuffle=False, class_aware_sampler=None)
         super().__init__(
             dataset,
-            batch_sampler=Later(),
+            batch_sampler=LateBatchSampler(),
             num_workers=plain.num_workers,
             collate_fn=plain.collate_fn,
             timeout=plain.timeout,
@@ -97,18 +97,20 @@ class Loader(DataLoader):
                 f"a data worker of {name}", lambda: this() is not None and this().worker_is_gone()
             )
 
-    def _plain(self, dataset: Dataset, **settings) -> DataLoader:
+    def _mmdet_loader(self, dataset: Dataset, **settings) -> DataLoader:
         """mmdet's own loader, as far as it knows the processes now."""
         return build_dataloader(dataset, **{**self.settings, **settings})
 
-    def share(self, made: Callable = lambda batches: batches, **settings) -> None:
-        """Load this process's share from now on; the process group has to be there.
+    def take_share(self, wrap: Callable = lambda batches: batches, **settings) -> None:
+        """Load this process's share from now on; the process group must be there.
 
         Args:
-            made: makes the batches of indices of mmdet's.
-            settings: of mmdet's loader, that decide on them.
+            wrap: turns mmdet's batches of indices into those that are loaded.
+            settings: of mmdet's loader, that decide on the batches.
         """
-        self.batches = made(self._plain(self.dataset, **settings).batch_sampler)
+        own = self._mmdet_loader(self.dataset, **settings).batch_sampler
+        self.samples_per_gpu: int = own.batch_size
+        self.batches = wrap(own)
         self.batch_sampler.batches = self.batches
 
     def _get_iterator(self):
@@ -138,8 +140,8 @@ class Loader(DataLoader):
     def patience(self) -> float:
         """Seconds after which a batch is late; of the first one nothing is known."""
         if not self.waits:
-            return max(AT_LEAST, self.hang_timeout)
-        return min(self.hang_timeout, max(AT_LEAST, SLOW * max(self.waits)))
+            return max(LATE_SECONDS, self.hang_timeout)
+        return min(self.hang_timeout, max(LATE_SECONDS, LATE_FACTOR * max(self.waits)))
 
     def late(self) -> str:
         """Let the data workers print where they stand; returns what has not come."""

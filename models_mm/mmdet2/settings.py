@@ -20,7 +20,7 @@ from mmdet.models import DETECTORS
 from mmdet.models.builder import MODELS
 
 from models_mm.errors import UserError, did_you_mean
-from models_mm.mmdet2.hooks import ExactCheckpointHook
+from models_mm.mmdet2.snapshots import CheckpointWriter
 from models_mm.values import (
     FLAG,
     NONE,
@@ -265,7 +265,7 @@ def check_training(tree: dict) -> None:
     for name, end in (("lr_config", "LrUpdaterHook"), ("momentum_config", "MomentumUpdaterHook")):
         if tree.get(name):
             check_policy(name, dict(tree[name]), end)
-    for name, kind in (("ema", EMAHook), ("checkpoint_config", ExactCheckpointHook)):
+    for name, kind in (("ema", EMAHook), ("checkpoint_config", CheckpointWriter)):
         check_arguments(name, kind, tree.get(name) or {})
     hooks = [(f"custom_hooks.{i}", hook) for i, hook in enumerate(tree.get("custom_hooks") or ())]
     if "log_config" in tree:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         refuse_input(args.out, [args.config, args.checkpoint, *files_of(loader.dataset)])
     distributed = join(cfg, args)
-    loader.share(dist=distributed, shuffle=False)
+    loader.take_share(dist=distributed, shuffle=False)
     model = load_model(cfg, args.checkpoint, args.fuse_conv_bn)
     if args.eval:
         names = {"metric": "--eval", "option": "--eval-options: "}

@@ -5,15 +5,7 @@ import copy
 import os
 
 from mmcv import Config
-from mmcv.runner import (
-    EMAHook,
-    Fp16OptimizerHook,
-    GradientCumulativeFp16OptimizerHook,
-    GradientCumulativeOptimizerHook,
-    OptimizerHook,
-    get_dist_info,
-)
-from mmdet.core import build_optimizer
+from mmcv.runner import EMAHook, get_dist_info, get_host_info
 from mmdet.datasets import replace_ImageToTensor
 from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
 from torch import nn
@@ -24,17 +16,14 @@ from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.mmdet2.building import build_data, built
 from models_mm.mmdet2.data_files import check_image_files
-from models_mm.mmdet2.evaluation import PatientEvalHook, QuietEvalHook, check_best, check_evaluation
-from models_mm.mmdet2.hooks import (
-    BadImagesHook,
-    ExactCheckpointHook,
-    FiniteLossHook,
-    ResumeHook,
-    checkpoint,
-    finite_loss,
-)
+from models_mm.mmdet2.evaluation import EvaluationHook, check_best, check_evaluation
+from models_mm.mmdet2.faults import BadImages, LossCheck
 from models_mm.mmdet2.loaders import Loader
-from models_mm.mmdet2.training_loop import build_runner
+from models_mm.mmdet2.optimization import optimizer_of, scale_lr, step_settings
+from models_mm.mmdet2.snapshots import CheckpointWriter
+from models_mm.mmdet2.training_loop import EpochLoop, IterationLoop, TrainingLoop
+
+LOOPS = {"EpochBasedRunner": EpochLoop, "IterBasedRunner": IterationLoop}  # by ``runner.type``
 
 
 def train_detector(
@@ -62,49 +51,76 @@ def train_detector(
     else:
         model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
     scale_lr(cfg, logger)
-    runner = build_runner(
-        cfg.runner,
-        logger,
+    loop = build_loop(cfg, model, len(loaders[0].dataset), logger=logger, meta=meta)
+    loop.timestamp = timestamp  # the names of .log and .log.json
+    register_hooks(loop, cfg)
+    if validation is not None:
+        validation.take_share(dist=distributed, shuffle=False)
+        loop.register_hook(evaluation_hook(validation, cfg, model.module), "LOW")
+    if cfg.get("resume_from"):
+        loop.resume(cfg.resume_from)
+    elif cfg.get("load_from"):
+        loop.load_checkpoint(cfg.load_from)
+    workflow = [tuple(flow) for flow in cfg.workflow]
+    log_start(loop, workflow)
+    loop.run(loaders, workflow)
+
+
+def log_start(loop: TrainingLoop, workflow: list[tuple[str, int]]) -> None:
+    """Log what mmcv's runners log before they begin."""
+    length = f"{loop.max_epochs} epochs" if loop.by_epoch else f"{loop.max_iters} iters"
+    loop.logger.info("Start running, host: %s, work_dir: %s", get_host_info(), loop.work_dir)
+    loop.logger.info("Hooks will be executed in the following order:\n%s", loop.get_hook_info())
+    loop.logger.info("workflow: %s, max: %s", workflow, length)
+
+
+def build_loop(cfg: Config, model: nn.Module, images: int, **settings) -> TrainingLoop:
+    """The loop of a config, without hooks.
+
+    Args:
+        cfg: the config.
+        model: the detector, wrapped.
+        images: number of images in the training data.
+        settings: of mmcv's runner.
+
+    Raises:
+        UserError: a setting that there is not.
+    """
+    length = dict(cfg.runner)
+    kind = length.pop("type")
+    if kind not in LOOPS:
+        raise UserError(f"runner.type {kind}: known are {', '.join(LOOPS)}")
+    faults, checkpoints = cfg.get("faults") or {}, cfg.get("checkpoint_config") or {}
+    return LOOPS[kind](
+        step=step_settings(cfg),
+        checkpoints=built("checkpoint_config", lambda: CheckpointWriter(**checkpoints)),
+        bad_images=BadImages(images, faults.get("bad_images", 0.01)),
+        loss_check=LossCheck(faults.get("nonfinite_loss", "stop")),
         model=model,
         optimizer=optimizer_of(model, cfg.optimizer),
         work_dir=cfg.work_dir,
-        meta=meta,
+        **length,
+        **settings,
     )
-    runner.timestamp = timestamp  # the names of .log and .log.json
-    register_hooks(runner, cfg, distributed)
-    if cfg.get("ema"):
-        # before the evaluation and the checkpoints, which take the averaged weights
-        runner.register_hook(built("ema", lambda: EMAHook(**cfg.ema)), "ABOVE_NORMAL")
-    faults = cfg.get("faults") or {}
-    runner.register_hook(BadImagesHook(len(loaders[0].dataset), faults.get("bad_images", 0.01)))
-    runner.register_hook(FiniteLossHook(faults.get("nonfinite_loss", "stop")), finite_loss.PRIORITY)
-    settings = cfg.get("checkpoint_config") or {}
-    writer = built("checkpoint_config", lambda: ExactCheckpointHook(**settings))
-    runner.register_hook(writer, checkpoint.PRIORITY)
-    if validation is not None:
-        validation.share(dist=distributed, shuffle=False)
-        runner.register_hook(evaluation_hook(validation, cfg, distributed, model.module), "LOW")
-    runner.register_hook(ResumeHook(), "LOWEST")
-    if cfg.get("resume_from"):
-        runner.resume(cfg.resume_from)
-    elif cfg.get("load_from"):
-        runner.load_checkpoint(cfg.load_from)
-    runner.run(loaders, [tuple(flow) for flow in cfg.workflow])
 
 
-def register_hooks(runner, cfg: Config, distributed: bool) -> None:
-    """What the config asks for by name: schedule, optimizer step, loggers, hooks of one's own."""
+def register_hooks(loop: TrainingLoop, cfg: Config) -> None:
+    """What the config asks for by name: schedules, averages, loggers, hooks of one's own."""
+    stepper = dict(cfg.optimizer_config) if loop.step is None else None
     built(
         "lr_config, optimizer_config, log_config or custom_hooks",
-        lambda: runner.register_training_hooks(
+        lambda: loop.register_training_hooks(
             cfg.get("lr_config"),
-            optimizer_hook(cfg, distributed),
+            stepper,
             None,
             cfg.get("log_config"),
             cfg.get("momentum_config"),
             custom_hooks_config=cfg.get("custom_hooks"),
         ),
     )
+    if cfg.get("ema"):
+        # before the evaluation and the checkpoints, which take the averaged weights
+        loop.register_hook(built("ema", lambda: EMAHook(**cfg.ema)), "ABOVE_NORMAL")
 
 
 def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | None]:
@@ -143,7 +159,7 @@ def validation_with_training_pipeline(cfg: Config) -> Dataset:
 def share_training(loader: Loader, cfg: Config, distributed: bool) -> None:
     """Give a loader this process's samples, which do not depend on what was loaded before."""
     kind = cfg.runner["type"]
-    loader.share(
+    loader.take_share(
         lambda batches: SeededBatches(
             batches, cfg.seed, get_dist_info()[0], kind == "IterBasedRunner"
         ),
@@ -153,73 +169,14 @@ def share_training(loader: Loader, cfg: Config, distributed: bool) -> None:
     )
 
 
-def optimizer_of(model: nn.Module, settings: dict):
-    """The optimizer of a config.
-
-    Raises:
-        UserError: it cannot be built, or decays learning rates by layers that it does not know.
-    """
-
-    def build():
-        try:
-            return build_optimizer(model, settings)
-        except NotImplementedError as error:
-            backbone = type(getattr(model, "module", model).backbone).__name__
-            raise UserError(
-                f"optimizer.constructor {settings['constructor']} knows the layers of ConvNeXt, "
-                f"and none of {backbone}: leave constructor and paramwise_cfg out"
-            ) from error
-
-    return built("optimizer", build)
-
-
-def optimizer_hook(cfg: Config, distributed: bool):
-    """Mixed precision and gradient accumulation where the config asks for them."""
-    settings = dict(cfg.optimizer_config)
-    if cfg.get("fp16") is not None:
-        kinds = (Fp16OptimizerHook, GradientCumulativeFp16OptimizerHook)
-        settings |= dict(**cfg.fp16, distributed=distributed)
-    elif "type" in settings:
-        return settings
-    else:
-        kinds = (OptimizerHook, GradientCumulativeOptimizerHook)
-    kind = kinds[accumulated(cfg) > 1]
-    if kind is kinds[0]:
-        settings.pop("cumulative_iters", None)
-    return built("optimizer_config", lambda: kind(**settings))
-
-
-def accumulated(cfg: Config) -> int:
-    """Iterations whose gradients are added up for one step."""
-    return (cfg.optimizer_config or {}).get("cumulative_iters", 1)
-
-
-def scale_lr(cfg: Config, logger) -> None:
-    """Scale the learning rate linearly to the images of one step, if the config asks for it."""
-    wanted = cfg.get("auto_scale_lr") or {}
-    if not wanted.get("enable"):
-        return
-    here = get_dist_info()[1] * cfg.data.train_dataloader.samples_per_gpu * accumulated(cfg)
-    scaled = cfg.optimizer.lr * here / wanted["base_batch_size"]
-    logger.info(
-        f"learning rate {cfg.optimizer.lr:g} for {wanted['base_batch_size']} images a step has "
-        f"become {scaled:g} for {here}"
-    )
-    cfg.optimizer.lr = scaled
-
-
-def evaluation_hook(loader: Loader, cfg: Config, distributed: bool, model: nn.Module):
+def evaluation_hook(loader: Loader, cfg: Config, model: nn.Module) -> EvaluationHook:
     """The evaluation of ``data.val`` during the training.
 
     Raises:
         UserError: options that the evaluation does not know, or a metric that there cannot be.
     """
     options = {**cfg.get("evaluation", {}), "by_epoch": cfg.runner["type"] != "IterBasedRunner"}
-    if not distributed:  # what concerns several processes only
-        for name in ("tmpdir", "gpu_collect", "broadcast_bn_buffer"):
-            options.pop(name, None)
-    kind = PatientEvalHook if distributed else QuietEvalHook
-    hook = built("evaluation", lambda: kind(loader, **options))
+    hook = built("evaluation", lambda: EvaluationHook(loader, **options))
     names = {"metric": "evaluation.metric", "option": "evaluation."}
     check_evaluation(loader.dataset, model, hook.eval_kwargs, names)
     check_best(loader.dataset, hook.save_best, hook.eval_kwargs)

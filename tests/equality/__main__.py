@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 
-from tests.drawn import data_options, draw, draw_coco
-from tests.equality.digests import digest
-
 ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tools"))  # as pytest has it: the data sets are drawn by a tool
+from tests.drawn import data_options, draw, draw_coco  # noqa: E402
+from tests.equality.digests import digest  # noqa: E402
+
 ITERATIONS = 20
 FAMILIES = {
     "biformer": "configs/biformer/mask_rcnn_biformer_s_fpn_1x_coco.py",
@@ -35,13 +36,12 @@ FAMILIES = {
     "kernelwarehouse": "configs/kernelwarehouse/faster_rcnn_kw1x_resnet50_fpn_1x_coco.py",
 }
 DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
-EMA = "dict(type='EMA')"
 # what a training can do: settings as a config file has them
 FEATURES = {
     "plain": "",
     "everything": """
 ema = dict(momentum=0.01, interval=2)
-optimizer_config = dict(grad_clip=dict(max_norm=1.0), cumulative_iters=3)
+optimizer_config = dict(_delete_=True, grad_clip=dict(max_norm=1.0), cumulative_iters=5)
 checkpoint_config = dict(interval=1, iterations=4, max_keep_ckpts=2)
 evaluation = dict(interval=1, metric=['bbox', 'segm'], save_best='bbox_mAP')
 """,
@@ -53,8 +53,17 @@ evaluation = dict(interval=10, metric='bbox')
 """,
     "workflow": "workflow = [('train', 1), ('val', 1)]\n",
     "bfloat16": "amp = 'bfloat16'\n",
+    "hooks": """
+custom_hooks = [dict(type='DigestHook', priority='LOWEST'),
+                dict(type='ExpMomentumEMAHook', momentum=0.1, priority=49)]
+optimizer_config = dict(_delete_=True, type='GradientCumulativeOptimizerHook', cumulative_iters=2)
+momentum_config = dict(policy='CosineAnnealing', min_momentum_ratio=0.5)
+evaluation = dict(interval=1, start=0, metric='bbox')
+""",
     "skipping": """
 faults = dict(nonfinite_loss='skip')
+custom_hooks = [dict(type='DigestHook', priority='LOWEST'),
+                dict(type='SpoilBatchHook', iterations=[3, 7])]
 lr_config = dict(_delete_=True, policy='CosineAnnealing', min_lr=0, by_epoch=False)
 """,
 }
@@ -92,7 +101,7 @@ def record(out: Path, only: str) -> None:
         for name, (base, data, text) in jobs.items():
             if re.search(only, name):
                 found[name] = train(Path(folder) / name.replace(" ", "_"), base, data, text)
-                print(f"{name}: {found[name]['losses'][-1]}", flush=True)
+                print(f"{name}: {float.fromhex(found[name]['losses'][0][-1]):.6f}", flush=True)
     out.write_text(json.dumps(found, indent=1))
 
 

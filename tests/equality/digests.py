@@ -52,3 +52,20 @@ class DigestHook(Hook):
     def after_run(self, runner):
         out = Path(os.environ["DIGESTS"]) / f"rank_{runner.rank}.json"
         out.write_text(json.dumps({"losses": self.losses, "gradients": self.gradients}))
+
+
+@HOOKS.register_module()
+class SpoilBatchHook(Hook):
+    """Make the images of some iterations NaN on rank 1, so that their loss is not finite.
+
+    Args:
+        iterations: the numbers of these iterations, from 0 on.
+    """
+
+    def __init__(self, iterations: list[int]):
+        self.iterations = iterations
+
+    def before_train_iter(self, runner):
+        if runner.iter in self.iterations and runner.rank == 1:
+            for images in runner.data_batch["img"].data:
+                images.fill_(float("nan"))

@@ -35,7 +35,7 @@ def test_workers_stay_until_they_are_started_anew():
     loader = Loader("numbers", Numbers(), settings, hang_timeout=60)
     mine = set(psutil.Process().children())
     assert list(loader) == [] and len(mine) >= 2
-    loader.share(dist=False, shuffle=False)
+    loader.take_share(dist=False, shuffle=False)
     numbers, workers = loaded(loader)
     assert numbers == list(range(6)) and workers <= {process.pid for process in mine}
     assert loaded(loader) == (numbers, workers)
@@ -54,7 +54,7 @@ def test_workers_stay_until_they_are_started_anew():
 def test_no_workers():
     settings = {"samples_per_gpu": 2, "workers_per_gpu": 0, "persistent_workers": True}
     loader = Loader("numbers", Numbers(), settings, hang_timeout=60)
-    loader.share(dist=False, shuffle=False)
+    loader.take_share(dist=False, shuffle=False)
     assert loaded(loader) == (list(range(6)), {os.getpid()})
 
 

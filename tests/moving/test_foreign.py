@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmcv.runner import Fp16OptimizerHook, GradientCumulativeOptimizerHook, OptimizerHook
 from mmdet.models import build_backbone, build_detector
 
 from models_mm import messages
@@ -17,8 +16,8 @@ from models_mm.cli import test, train
 from models_mm.errors import UserError
 from models_mm.mmdet2 import testing
 from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.optimization import optimizer_of, step_settings
 from models_mm.mmdet2.other_projects import settle_pretrained, translate
-from models_mm.mmdet2.train_detector import optimizer_hook, optimizer_of
 
 from ..runs.conftest import TINY, options
 from .projects import APEX, PROJECTS
@@ -112,11 +111,10 @@ def test_what_the_apex_hook_becomes(tmp_path, half, interval):
     cfg = load_config(config)
     assert cfg.runner.type == "EpochBasedRunner"
     assert cfg.get("fp16") == (dict(loss_scale="dynamic") if half else None)
-    hook = optimizer_hook(cfg, distributed=False)
-    assert hook.grad_clip == clip
-    assert isinstance(hook, Fp16OptimizerHook if half else OptimizerHook)
-    assert getattr(hook, "cumulative_iters", 1) == interval
-    assert isinstance(hook, GradientCumulativeOptimizerHook) == (interval > 1)
+    step = step_settings(cfg)
+    assert step.grad_clip == clip
+    assert step.loss_scale == ("dynamic" if half else None)
+    assert step.cumulative_iters == interval
     assert load_config(config, {"optimizer_config.use_fp16": False}).get("fp16") is None
 
 
@@ -144,8 +142,7 @@ def test_an_empty_fp16_is_on(tmp_path, demo_data, monkeypatch):
     work = tmp_path / "run"
     train.main([str(config), "--work-dir", str(work), "--no-validate", *more])
     cfg = load_config(str(config))
-    hook = optimizer_hook(cfg, distributed=False)
-    assert isinstance(hook, Fp16OptimizerHook) and hook._scale_update_param == 512.0
+    assert step_settings(cfg).fixed_scale == 512.0
     cfg.device = "cpu"
     model = testing.load_model(cfg, str(work / "latest.pth"), fuse=False)
     assert model.fp16_enabled and model.bbox_head.fp16_enabled
