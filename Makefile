@@ -14,25 +14,22 @@ BROKEN = $(call SAY,installing failed: $$(grep -iE 'error|no space|no matching' 
 
 install: $(STAMP)
 
-# setuptools and OpenCV come first: mmcv's build needs the old pkg_resources, and it depends on the
-# OpenCV it finds (without one, on the build that needs a desktop's libraries; so may a wheel of it
-# in pip's cache, hence --no-cache-dir).
-$(STAMP): requirements.txt setup.py
+# the package, what it needs for MMDetection (models_mm setup), and what the tests need
+$(STAMP): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 		|| $(call SAY,Python 3.10 or newer is needed and "$(PYTHON)" is not: make PYTHON=/path/to/python3.11 ...)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 		|| $(call SAY,cannot make a virtual environment in $(VENV): on Debian and Ubuntu: apt install python3-venv)
 	@echo "installing into $(VENV): a few minutes the first time"
 	@$(PIP) install --upgrade 'pip>=25.3' > $(LOG) 2>&1 || $(BROKEN)
-	@$(PIP) install -c requirements.txt setuptools wheel opencv-python-headless >> $(LOG) 2>&1 || $(BROKEN)
-	@$(PIP) install --no-cache-dir --no-build-isolation -c requirements.txt mmcv >> $(LOG) 2>&1 || $(BROKEN)
+	@$(PIP) install -c requirements.txt -e . >> $(LOG) 2>&1 || $(BROKEN)
+	@$(BIN)/models_mm setup -c requirements.txt --log $(LOG)
 	@$(PIP) install --no-build-isolation -r requirements.txt >> $(LOG) 2>&1 || $(BROKEN)
-	@$(PIP) install --no-build-isolation --no-deps -e . >> $(LOG) 2>&1 || $(BROKEN)
 	@touch $@
 
 # mmcv's compiled operators in place of the pure-Python mmcv: ten minutes, needs a C++ compiler.
 mmcv-full: $(STAMP)
-	@PYTHON=$(abspath $(BIN))/python bash models_mm/mmdet2/compat/build_mmcv_full.sh
+	@$(BIN)/models_mm setup -c requirements.txt --mmcv-full --log $(LOG)
 
 demo: $(STAMP)
 	@PYTHON=$(abspath $(BIN))/python bash tools/demo.sh

@@ -21,10 +21,8 @@ import os
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
-import models_mm
-from models_mm.cli.command import Parser
+from models_mm.cli.command import Parser, child_environment
 from models_mm.errors import UserError
 from models_mm.values import output_file, whole_option
 
@@ -118,8 +116,7 @@ def show(rows: list[dict], args: argparse.Namespace) -> None:
 def peak_memory_in_fresh_process(target: str, mode: str, argv: list[str]) -> float:
     """The peak memory of a target in MB, measured by a new process with the same arguments."""
     command = [sys.executable, "-m", "models_mm", "benchmark", *argv, "--peak-of", target, mode]
-    place = str(Path(models_mm.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [place, os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=child_environment()
+    )
     return float(done.stdout.splitlines()[-1])

@@ -1,30 +1,29 @@
-"""Print versions, operators, GPUs and what is wrong: ``python tools/check_env.py``.
+"""Print versions, operators, GPUs, and what is wrong with this installation.
 
-The exit code is 1 when something is wrong.
+The exit code is 1 when something is wrong. An installation without MMDetection is not wrong: it
+creates backbones and reads checkpoints, and does not train.
 """
 
-import argparse
-import sys
-
-import _checkout  # noqa: F401
+from models_mm.cli.command import Parser
 
 
-def main() -> int:
-    """Print the report."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+def main(argv: list[str] | None = None) -> None:
+    """Print the report.
+
+    Raises:
+        SystemExit: with 1, something is wrong.
+    """
+    Parser(description=__doc__).parse_args(argv)
     try:
         from models_mm.mmdet2.compat.environment import report
     except ImportError as error:
         print(f"WRONG  {error}")
-        return 1
+        raise SystemExit(1) from error
     facts, problems = report()
     for name, value in facts.items():
         print(f"{name:15} {value}")
     for problem in problems:
         print(f"WRONG  {problem}")
     print("" if problems else "everything is in order")
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if problems:
+        raise SystemExit(1)

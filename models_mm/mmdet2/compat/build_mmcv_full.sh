@@ -8,7 +8,7 @@ fail() { echo "error: $1" >&2; exit 1; }
 command -v "${CXX:-c++}" >/dev/null || fail "a C++ compiler is needed: apt install g++ (or set CXX)"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-pins=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../requirements.txt
+pins=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../../requirements.txt
 
 constraint=()
 [ -f "$pins" ] && constraint=(-c "$pins")

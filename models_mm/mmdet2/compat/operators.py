@@ -302,8 +302,8 @@ def apply() -> None:
     except ImportError as error:
         raise ImportError(
             f"mmcv-full's compiled operators do not load with torch {torch.__version__} "
-            f"({error}): rebuild them with `make mmcv-full`, or go without: "
-            "`pip uninstall -y mmcv-full && pip install mmcv==1.7.2`"
+            f"({error}): rebuild them with `models_mm setup --mmcv-full`, or go without: "
+            "`pip uninstall -y mmcv-full`, then `models_mm setup`"
         ) from error
     for function in IMPLEMENTED:
         add_bfloat16(compiled, function)

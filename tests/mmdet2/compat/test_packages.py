@@ -67,13 +67,13 @@ def test_both_mmcvs(tmp_path):
 @pytest.mark.parametrize("version", ["2.1.0", "1.6.2", "1.70.0"])
 def test_another_mmcv(tmp_path, version):
     assert problems(tmp_path, mmcv=version) == [
-        f"mmcv {version} is installed, models_mm needs 1.7.x: `pip install mmcv==1.7.2`"
+        f"mmcv {version} is installed, models_mm needs 1.7.x: `models_mm setup`"
     ]
 
 
 def test_another_mmdet(tmp_path):
     assert problems(tmp_path, mmdet="3.3.0") == [
-        "mmdet 3.3.0 is installed, models_mm needs 2.28.2: `pip install mmdet==2.28.2`"
+        "mmdet 3.3.0 is installed, models_mm needs 2.28.2: `models_mm setup`"
     ]
 
 
@@ -89,11 +89,11 @@ def test_too_old(tmp_path, name, version, least):
 
 def test_nothing_at_all(tmp_path):
     assert problems(tmp_path, missing=GOOD) == [
-        "mmcv is not installed: `pip install mmcv==1.7.2`",
+        "mmcv is not installed: `models_mm setup`",
         "torch is not installed: `pip install 'torch>=2.4'`",
         "torchvision is not installed: `pip install 'torchvision>=0.19'`",
         "timm is not installed: `pip install 'timm>=1.0'`",
-        "mmdet is not installed, models_mm needs 2.28.2: `pip install mmdet==2.28.2`",
+        "mmdet is not installed, models_mm needs 2.28.2: `models_mm setup`",
     ]
 
 
