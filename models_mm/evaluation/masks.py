@@ -5,7 +5,7 @@ import numpy as np
 
 try:
     from hotcoco import mask as coco_mask
-except ImportError:  # the same run lengths, in about twice the time
+except ImportError:  # equal run lengths, but two to three times slower
     from pycocotools import mask as coco_mask
 
 from models_mm.data.fields import lengths_from_text
