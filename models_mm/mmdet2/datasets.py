@@ -135,15 +135,27 @@ class CocoDataset(MMDetCocoDataset):
                 break
             print_log("\n" + found.table, logger)
             if classwise and name != "proposal":
-                precisions = {
-                    self.CLASSES[label]: found.class_precisions[category]
-                    for category, label in self.cat2label.items()
-                }
-                print_log("\n" + class_table(precisions), logger)
-                for key, value in precisions.items():
-                    by_class[f"{name}_mAP:{key}"] = -1.0 if np.isnan(value) else round(value, 4)
+                by_class |= self.show_classes(found.class_precisions, name, logger)
             values |= select_items(found.statistics, name, items)
         return values | by_class
+
+    def show_classes(self, class_precisions: dict, metric: str, logger) -> dict[str, float]:
+        """Log the table of the AP of each class; return them as ``bbox_mAP:<name>``.
+
+        Args:
+            class_precisions: the AP per category id.
+            metric: ``bbox`` or ``segm``.
+            logger: as of :meth:`evaluate`.
+        """
+        precisions = {
+            self.CLASSES[label]: class_precisions[category]
+            for category, label in self.cat2label.items()
+        }
+        print_log("\n" + class_table(precisions), logger)
+        return {
+            f"{metric}_mAP:{name}": -1.0 if np.isnan(value) else round(value, 4)
+            for name, value in precisions.items()
+        }
 
     def coco_metrics(
         self, results: list, metric: str, proposal_nums, iou_thrs, engine: str | None

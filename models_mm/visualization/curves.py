@@ -10,19 +10,20 @@ from models_mm.outputs import refuse_input
 
 
 def read_log(path: str) -> tuple[dict[str, list], dict[str, list]]:
-    """Training and validation values of a run's ``*.log.json``.
+    """Read the training and validation values in the ``*.log.json`` of a run.
 
     Returns:
-        For each, a dict of name -> list of (epoch, value); epochs are fractional in training.
+        Two dicts of name -> list of (epoch, value), for training and for validation. The epochs of
+        training values are fractional.
 
     Raises:
-        UserError: the file is missing, no log, or has nothing to plot.
+        UserError: the file is missing, is no log, or has nothing to plot.
     """
     if not Path(path).is_file():
         raise UserError(f"log not found: {path} (mmdet writes it as WORK_DIR/<time>.log.json)")
     try:
         records = [json.loads(line) for line in Path(path).read_text().splitlines() if line]
-    except (ValueError, RecursionError) as error:  # no text, no JSON, or far too deep
+    except (ValueError, RecursionError) as error:  # not text, not JSON, or nested too deep
         raise UserError(f"{path} is no log of JSON lines: {error}") from error
     records = [r for r in records if isinstance(r, dict) and r.get("mode") in ("train", "val")]
     for record in records:
@@ -42,14 +43,14 @@ def read_log(path: str) -> tuple[dict[str, list], dict[str, list]]:
 
 
 def plot_logs(paths: list[str], out: str) -> None:
-    """Draw losses, learning rate and AP of the runs into one picture.
+    """Draw losses, learning rate and AP of one or several runs into one picture.
 
     Args:
-        paths: the runs' ``*.log.json``.
-        out: the picture, its format by its suffix.
+        paths: the ``*.log.json`` of each run.
+        out: the picture; its suffix decides the format.
 
     Raises:
-        UserError: a log cannot be read, or the picture would be written over it.
+        UserError: a log cannot be read, or the picture would overwrite it.
     """
     refuse_input(out, paths)
     runs = {_label(path, paths): read_log(path) for path in paths}
@@ -57,7 +58,7 @@ def plot_logs(paths: list[str], out: str) -> None:
     figure = Figure(figsize=(15, 5.5), layout="constrained")
     losses, rate, accuracy = figure.subplots(1, 3)
     for number, (name, (train, val)) in enumerate(runs.items()):
-        # one run: a colour a curve; several: a colour a run, and only what sums it up
+        # one run: one colour per curve; several: one colour per run, and only the main curves
         prefix, color = (f"{name} ", f"C{number}") if several else ("", None)
         for key, values in train.items():
             if key == "loss" or ("loss" in key and not several):
@@ -72,7 +73,7 @@ def plot_logs(paths: list[str], out: str) -> None:
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         if axes.lines:
-            # below: inside it would cover curves
+            # below the plot, because inside it would hide curves
             axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
         else:
             axes.text(0.5, 0.5, "no evaluation yet", ha="center", transform=axes.transAxes)
@@ -82,7 +83,7 @@ def plot_logs(paths: list[str], out: str) -> None:
 
 
 def _label(path: str, paths: list[str]) -> str:
-    """A run's name: its folder, or folder and file when two runs share a folder."""
+    """The name of a run: its folder, or folder and file if two runs share a folder."""
     folders = [Path(p).resolve().parent for p in paths]
     folder = Path(path).resolve().parent
     return folder.name if folders.count(folder) == 1 else f"{folder.name}/{Path(path).stem}"
