@@ -5,23 +5,32 @@ mmdet read; ``model-index.yml`` lists those files. Nothing of it is repeated her
 """
 
 import difflib
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import yaml
-from mmcv import Config
-from mmdet.models import BACKBONES, build_backbone, build_detector
 from torch import nn
 
-from models_mm.checkpoints import load_checkpoint, load_pretrained
-from models_mm.checkpoints.families import source_of, url_of
+from models_mm.backbones import REGISTRY, VARIANTS
+from models_mm.checkpoints import load_pretrained, read_checkpoint
 from models_mm.checkpoints.fetch import fetch
+from models_mm.checkpoints.published import source_of, url_of
+from models_mm.config_files import ROOT, config_files
 from models_mm.errors import UserError
-from models_mm.mmdet2.configs import ROOT, load_config
 
 # Sizes are one letter in the names of some families and a word in others; both are understood.
 SIZES = {"tiny": "t", "xsmall": "xs", "small": "s", "base": "b"}
+# A host framework may add backbones of its own, and load a file into the detector of a config.
+host_backbones: Mapping[str, type] = {}
+load_into_detector: Callable[[str, str], object] | None = None
+
+
+def list_backbones(pattern: str = "") -> list[str]:
+    """Names of the backbones of this package that contain ``pattern``."""
+    return sorted(name for name in VARIANTS if pattern in name)
 
 
 def create_backbone(
@@ -30,24 +39,26 @@ def create_backbone(
     """A backbone as a plain module, without a detector around it.
 
     Args:
-        name: a registered variant such as ``recnext_m3`` or ``biformer_small``.
+        name: one of :func:`list_backbones` such as ``recnext_m3``; sizes may be written out or
+            shortened (``biformer_small``, ``mpvit_t``).
         pretrained: checkpoint to load: the published file, or a detector's; True downloads the
             published file where it has a fixed address, and keeps it as ``torch.hub`` does.
         settings: what the constructor takes (``out_indices``, ``frozen_stages``, ``with_cp``, ...).
 
     Returns:
-        A module: images (N, 3, H, W) -> one map (N, C_i, H_i, W_i) per out index, with
+        A module: images (N, in_chans, H, W) -> one map (N, C_i, H_i, W_i) per out index, with
         ``.out_channels`` and ``.strides`` in the same order.
 
     Raises:
         UserError: no such variant; names similar ones. Or its file has no fixed address.
         CheckpointError: the checkpoint cannot be had or read, or is another model's.
     """
+    kinds = {**host_backbones, **REGISTRY}
     stem, _, size = name.rpartition("_")
     swapped = SIZES | {short: long for long, short in SIZES.items()}
     other = f"{stem}_{swapped.get(size)}"
-    kind = other if other in BACKBONES.module_dict else known(name, BACKBONES.module_dict)
-    backbone = build_backbone(dict(type=kind, **settings))
+    kind = other if other in kinds else known(name, kinds)
+    backbone = kinds[kind](**settings)
     if pretrained is True:
         pretrained = fetch_published(pretrained_file(kind))
     if pretrained not in (None, False):
@@ -95,14 +106,20 @@ def fetch_published(file: str, folder: str | Path | None = None) -> Path:
         )
 
     def accept(path: str) -> None:
-        cfg = load_config(entry.config).model
-        cfg.backbone.init_cfg = None
         if pretrained:
-            load_pretrained(build_backbone(cfg.backbone), path)
+            load_pretrained(REGISTRY[variant_of(entry.name)](), path)
+        elif load_into_detector is not None:
+            load_into_detector(entry.config, path)
         else:
-            load_checkpoint(build_detector(cfg), path)
+            read_checkpoint(path)
 
     return fetch(url, folder, accept=accept)
+
+
+def variant_of(config: str) -> str:
+    """The backbone in the name of a config: ``mask_rcnn_recnext_m3_fpn_1x_coco``'s is recnext_m3."""
+    name = re.sub(r"^(cascade_)?(mask|faster)_rcnn_|^retinanet_", "", config)
+    return name.partition("_fpn_")[0]
 
 
 @dataclass(frozen=True)
@@ -155,20 +172,7 @@ def catalogue() -> tuple[Entry, ...]:
 
 def list_configs(pattern: str = "") -> list[str]:
     """Names of all configs, published or not, that contain ``pattern``."""
-    return sorted(name for name in _config_files() if pattern in name)
-
-
-def get_config(name: str, overrides: dict | None = None) -> Config:
-    """Load a config by name.
-
-    Args:
-        name: one of :func:`list_configs`.
-        overrides: dotted keys and values, as ``--cfg-options`` on the command line.
-
-    Raises:
-        UserError: no config of that name; names similar ones.
-    """
-    return load_config(str(_config_files()[known(name, _config_files())]), overrides)
+    return sorted(name for name in config_files() if pattern in name)
 
 
 def get_entry(name: str) -> Entry:
@@ -194,13 +198,8 @@ def known(name: str, names) -> str:
     raise UserError(f"unknown name: {name}{hint}")
 
 
-def _config_files() -> dict[str, Path]:
-    files = (ROOT / "configs").glob("*/*.py")
-    return {file.stem: file for file in files if "_base_" not in file.parts}
-
-
 def table(entries) -> str:
-    """Entries of one family as a Markdown table, with a column for whatever one of them has."""
+    """Entries of one family as a Markdown table, with a column for everything that one has."""
     columns = [("config", lambda e: f"[{title(e)}]({e.config})")]
     columns += [("schedule", lambda e: e.metadata["Schedule"])]
     for metric in dict.fromkeys(metric for entry in entries for metric in entry.metrics):
@@ -239,7 +238,7 @@ def checkpoint(entry: Entry) -> str:
 
 
 def section(entries) -> str:
-    """A family's part of the README: paper, licence, table, notes."""
+    """The results of one family: paper, licence, table, notes."""
     about = entries[0].collection
     paper = f"[{about['Paper']['Title']}]({about['Paper']['URL']})"
     lines = [
@@ -260,7 +259,7 @@ def section(entries) -> str:
 
 
 def results() -> str:
-    """The README's results: a section a family."""
+    """All results in Markdown: one section per family."""
     families = dict.fromkeys(entry.family for entry in catalogue())
     return "\n\n".join(
         section([entry for entry in catalogue() if entry.family == family]) for family in families

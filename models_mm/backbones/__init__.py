@@ -1,53 +1,18 @@
-"""Backbones, registered in MMDetection's ``BACKBONES`` on import."""
+"""The backbones in plain PyTorch: one file per family, each readable alone.
 
-from .base import Backbone
-from .biformer import BiFormer, biformer_b, biformer_s
-from .convnext import ConvNeXt, KW_ConvNeXt, convnext_t, kw1x_convnext_t
-from .dfvt import DFvT, dfvt_b, dfvt_s, dfvt_t
-from .kw_mobilenetv2 import KW_MobileNetV2, kw1x_mobilenetv2, kw4x_mobilenetv2
-from .kw_resnet import KW_ResNet, kw1x_resnet50, kw4x_resnet50
-from .mobilenetv2 import MobileNetV2
-from .mpvit import MPViT, mpvit_base, mpvit_small, mpvit_tiny, mpvit_xsmall
-from .recnext import (
-    RecNeXt,
-    recnext_a3,
-    recnext_a4,
-    recnext_a5,
-    recnext_m3,
-    recnext_m4,
-    recnext_m5,
-)
+``REGISTRY`` has every class by the name that configs use, ``VARIANTS`` the names of whole models. A
+new family is a file here and its name in the line below.
+"""
 
-__all__ = [
-    "Backbone",
-    "BiFormer",
-    "ConvNeXt",
-    "DFvT",
-    "MPViT",
-    "MobileNetV2",
-    "KW_ConvNeXt",
-    "KW_MobileNetV2",
-    "KW_ResNet",
-    "RecNeXt",
-    "biformer_b",
-    "biformer_s",
-    "convnext_t",
-    "dfvt_b",
-    "dfvt_s",
-    "dfvt_t",
-    "mpvit_base",
-    "mpvit_small",
-    "mpvit_tiny",
-    "mpvit_xsmall",
-    "kw1x_convnext_t",
-    "kw1x_mobilenetv2",
-    "kw1x_resnet50",
-    "kw4x_mobilenetv2",
-    "kw4x_resnet50",
-    "recnext_a3",
-    "recnext_a4",
-    "recnext_a5",
-    "recnext_m3",
-    "recnext_m4",
-    "recnext_m5",
-]
+from . import biformer, convnext, dfvt, kw_mobilenetv2, kw_resnet, mpvit, recnext  # noqa: F401
+from .base import REGISTRY, VARIANTS, Backbone, register
+from .published import OTHER_FILES, PublishedFiles
+
+__all__ = ["OTHER_FILES", "REGISTRY", "VARIANTS", "Backbone", "PublishedFiles", "register"]
+
+
+def __getattr__(name: str) -> type[Backbone]:
+    """A registered class by its name: ``from models_mm.backbones import RecNeXt, recnext_m3``."""
+    if name in REGISTRY:
+        return REGISTRY[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

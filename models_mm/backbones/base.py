@@ -1,22 +1,51 @@
-"""What every backbone shares: its stated contract, frozen stages, norm modes, folding of norms.
+"""What every backbone shares: its stated contract, frozen stages, norm modes, registration.
 
 A family's file builds the layers; this file holds the duties a detector expects of any of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
-from mmcv.runner import BaseModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # the one base class that SyncBatchNorm shares
-from torch.nn.utils import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from models_mm.layers.warehouse import WarehouseLayer
 
+from .published import OTHER_FILES, PublishedFiles
 
-class Backbone(BaseModule):
+Class = TypeVar("Class", bound=type)
+# Every backbone class by the name that configs use, and the names of those that are whole variants.
+REGISTRY: dict[str, type["Backbone"]] = {}
+VARIANTS: list[str] = []
+
+
+def register(*names: str, variant: bool = False) -> Callable[[Class], Class]:
+    """Add a class to the backbones that configs and ``create_backbone`` know.
+
+    Args:
+        names: under which it is known (default: the name of the class).
+        variant: it is a whole model, which needs no further arguments.
+
+    Raises:
+        ValueError: a name is taken by another class.
+    """
+
+    def add(cls: Class) -> Class:
+        for name in names or (cls.__name__,):
+            if REGISTRY.get(name, cls).__qualname__ != cls.__qualname__:
+                raise ValueError(f"there is another backbone of the name {name}")
+            REGISTRY[name] = cls
+            if variant and name not in VARIANTS:
+                VARIANTS.append(name)
+        return cls
+
+    return add
+
+
+class Backbone(nn.Module):
     """Base of all backbones: a stem followed by stages, each with one output map.
 
     A subclass implements ``forward(x) -> tuple`` and :meth:`stage_modules`, and calls
@@ -30,16 +59,25 @@ class Backbone(BaseModule):
             parts have no gradients and stay in eval mode.
         norm_eval: keep every batch norm in eval mode during training (statistics fixed; weights
             still learn).
-        init_cfg: mmcv initialisation config.
+        init_cfg: what :meth:`init_weights` starts from, in mmcv's words:
+            ``dict(type="Pretrained", checkpoint=FILE)``.
+        features_only: timm's word for what a backbone always is: only True is accepted.
 
     Attributes:
         out_channels: channels of the returned maps, one per entry of ``out_indices``.
         strides: total strides of the returned maps, likewise.
         fused: whether :meth:`fuse` has been called.
+        published: the family's published checkpoints.
+        initialize: reads what an ``init_cfg`` names into a backbone. ``models_mm.checkpoints`` sets
+            it, and a host framework that knows more kinds of ``init_cfg`` sets its own.
 
     Raises:
-        ValueError: ``out_indices`` or ``frozen_stages`` name stages that do not exist.
+        ValueError: ``out_indices`` or ``frozen_stages`` name stages that do not exist;
+            ``features_only`` is False.
     """
+
+    published: PublishedFiles = OTHER_FILES
+    initialize: Callable[[nn.Module, dict], None] | None = None
 
     def __init__(
         self,
@@ -49,8 +87,12 @@ class Backbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         init_cfg: dict | None = None,
+        features_only: bool = True,
     ):
-        super().__init__(init_cfg)
+        super().__init__()
+        if not features_only:
+            raise ValueError("a backbone returns feature maps: features_only=False has no meaning")
+        self.init_cfg = init_cfg
         stages = range(len(channels))
         out_indices = tuple(out_indices)
         if (
@@ -108,6 +150,19 @@ class Backbone(BaseModule):
             cell.requires_grad_(False)
         return list(unused)
 
+    def init_weights(self) -> None:
+        """Start from ``init_cfg``; without one, the constructor's random weights stay.
+
+        Raises:
+            CheckpointError: the file cannot be read, or is of another model.
+            RuntimeError: nothing that can read files has been imported.
+        """
+        if not self.init_cfg:
+            return
+        if self.initialize is None:
+            raise RuntimeError("import models_mm.checkpoints first, which reads checkpoint files")
+        self.initialize(self, self.init_cfg)
+
     def train(self, mode: bool = True) -> "Backbone":
         """Set training mode, except for frozen parts and (``norm_eval``) batch norms.
 
@@ -143,30 +198,6 @@ class Backbone(BaseModule):
                 module.fuse()
         self.fused = True
         return self
-
-
-def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The convolution that computes ``norm(conv(x))`` in eval mode, and the identity left over.
-
-    Raises:
-        RuntimeError: ``norm`` depends on its input and so is no part of a convolution.
-    """
-    if isinstance(norm, nn.Identity):
-        return conv, norm
-    if not isinstance(norm, _BatchNorm):
-        raise RuntimeError(f"only batch norms fold into convolutions, not {type(norm).__name__}")
-    if isinstance(conv, WarehouseLayer):
-        conv.fold(norm)
-        return conv, nn.Identity()
-    return fuse_conv_bn_eval(conv, norm), nn.Identity()
-
-
-def fold_norms(module: nn.Module, *pairs: tuple[str, str]) -> None:
-    """:func:`fold_norm` for children of a module, named in pairs of convolution and norm."""
-    for conv, norm in pairs:
-        folded = fold_norm(module.get_submodule(conv), module.get_submodule(norm))
-        for name, child in zip((conv, norm), folded, strict=True):
-            setattr(module, name, child)
 
 
 def pretrained_init(pretrained: str | None, init_cfg: dict | None) -> dict | None:

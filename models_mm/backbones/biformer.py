@@ -17,14 +17,15 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models_mm.layers.folding import fold_norm
 from models_mm.layers.routing_attention import routing_attention
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
+from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
+from .published import PublishedFiles
 from .reference import check_published, variant_of
 
 GRID = 16  # windows per side; their size follows the image
@@ -195,7 +196,7 @@ VARIANTS = {"s": Variant(64), "b": Variant(96)}
 
 # The reference's further keywords: those with the one value that every published row has, ...
 PUBLISHED = {
-    **{"in_chans": 3, "head_dim": HEAD_WIDTH, "qk_scale": None, "drop_rate": 0, "n_win": GRID},
+    **{"head_dim": HEAD_WIDTH, "qk_scale": None, "drop_rate": 0, "n_win": GRID},
     **{"kv_downsample_mode": "identity", "topks": [*TOPKS, -2], "mlp_ratios": [MLP_RATIO] * 4},
     **{"side_dwconv": 5, "before_attn_dwconv": 3, "layer_scale_init_value": -1},
     **{"param_routing": False, "diff_routing": False, "soft_routing": False, "pre_norm": True},
@@ -213,7 +214,7 @@ NAMED = {
 }
 
 
-@BACKBONES.register_module(name=["BiFormer", "BiFormer_mm"])
+@register("BiFormer", "BiFormer_mm")
 class BiFormer(Backbone):
     """BiFormer (arXiv 2303.08810).
 
@@ -234,7 +235,9 @@ class BiFormer(Backbone):
         use_checkpoint: the older name of ``with_cp``.
         use_checkpoint_stages: stages to do so in, if not in all.
         pretrained: checkpoint, an older way to say ``init_cfg``.
-        init_cfg: mmcv initialisation config.
+        init_cfg: what ``init_weights()`` starts from: ``dict(type="Pretrained", checkpoint=FILE)``.
+        in_chans: channels of the images.
+        features_only: timm's word; a backbone always is what True means.
         published: the reference's further keywords, for its configs. ``embed_dim``, ``qk_dims``
             and ``depth`` name a variant; those without an effect are ignored; the others must have
             the value of the published rows (``PUBLISHED``).
@@ -258,6 +261,8 @@ class BiFormer(Backbone):
         use_checkpoint_stages: Sequence[int] = (),
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        in_chans: int = 3,
+        features_only: bool = True,
         **published,
     ):
         naming = {key: published.pop(key) for key in NAMING if key in published}
@@ -268,12 +273,14 @@ class BiFormer(Backbone):
         init_cfg = pretrained_init(pretrained, init_cfg)
         channels = variant.channels
         super().__init__(
-            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
+            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg, features_only
         )
         self.checkpointed_stages = frozenset(
             range(4) if with_cp or use_checkpoint else use_checkpoint_stages
         )
-        self.downsample_layers = nn.ModuleList([Downsample(3, channels[0] // 2, channels[0])])
+        self.downsample_layers = nn.ModuleList(
+            [Downsample(in_chans, channels[0] // 2, channels[0])]
+        )
         for before, after in zip(channels, channels[1:], strict=False):
             self.downsample_layers.append(Downsample(before, after))
         self.stages = nn.ModuleList()
@@ -282,18 +289,21 @@ class BiFormer(Backbone):
             self.stages.append(nn.Sequential(*blocks))
         self.extra_norms = nn.ModuleList(nn.LayerNorm(width, eps=EPS) for width in channels)
         self.apply(_initialise)
-        self._still_what_is_not_asked_for(disable_bn_grad)
+        self._freeze_unused(disable_bn_grad)
         self.freeze()
 
-    def _still_what_is_not_asked_for(self, norms_too: bool) -> None:
-        """No gradients for parts that do not run: DDP would wait for them."""
+    def _freeze_unused(self, batch_norms: bool) -> None:
+        """Switch off the gradients of parts that do not run, and perhaps those of batch norms.
+
+        DDP would wait for gradients that never come.
+        """
         for i in range(4):
             if i not in self.out_indices:
                 self.extra_norms[i].requires_grad_(False)
             if i > self.out_indices[-1]:
                 self.downsample_layers[i].requires_grad_(False)
                 self.stages[i].requires_grad_(False)
-        if norms_too:
+        if batch_norms:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.requires_grad_(False)
@@ -338,11 +348,37 @@ def _initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-@BACKBONES.register_module()
+OUTPUT_NORMS = "extra_norms."
+
+
+def adapt(entries: dict, backbone: nn.Module) -> dict:
+    """Add the output norms as they are to a file that has none of them."""
+    if any(key.startswith(OUTPUT_NORMS) for key in entries):
+        return entries
+    own = backbone.state_dict()
+    return entries | {key: own[key] for key in own if key.startswith(OUTPUT_NORMS)}
+
+
+# Classification files hold {"model": state_dict} with a batch norm and a classifier at the end,
+# which detection has not; detection normalises each output instead, and those norms start fresh.
+# Detection files are in mmdet's own format and complete.
+BiFormer.published = PublishedFiles(
+    name="biformer",
+    dropped=(
+        r"norm\.(weight|bias|running_mean|running_var|num_batches_tracked)",
+        r"head\.(weight|bias)",
+    ),
+    files=r"biformer_(small|base)_best.*\.pth",
+    source="https://github.com/rayleizhu/BiFormer",
+    adapt=adapt,
+)
+
+
+@register(variant=True)
 class biformer_s(BiFormer):
     __init__ = partialmethod(BiFormer.__init__, "s")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class biformer_b(BiFormer):
     __init__ = partialmethod(BiFormer.__init__, "b")

@@ -10,19 +10,21 @@ features agree with the authors' published checkpoints (MIT, and Apache-2.0 for 
 Shape legend: N batch, C channels, H, W map.
 """
 
+import re
 from collections.abc import Sequence
 from functools import partialmethod
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models_mm.layers.warehouse import WarehouseManager
+from models_mm.layers.warehouse import WAREHOUSE_SETTINGS, WarehouseManager
 
-from .base import Backbone, checkpointed, drop_path_rates, pretrained_init
+from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
+from .kernelwarehouse import check_cells
+from .published import PublishedFiles
 from .reference import check_published, variant_of
 
 
@@ -80,12 +82,11 @@ class Variant(NamedTuple):
 VARIANTS = {"t": Variant((3, 3, 9, 3), (96, 192, 384, 768))}
 
 
-# The reference's further keyword, and those that name a variant.
-PUBLISHED = {"in_chans": 3}
+# The reference's keywords that name a variant.
 NAMED = {name: variant._asdict() for name, variant in VARIANTS.items()}
 
 
-@BACKBONES.register_module()
+@register()
 class ConvNeXt(Backbone):
     """ConvNeXt (arXiv 2201.03545), for detection.
 
@@ -105,7 +106,9 @@ class ConvNeXt(Backbone):
         use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        init_cfg: mmcv initialisation config.
+        init_cfg: what ``init_weights()`` starts from: ``dict(type="Pretrained", checkpoint=FILE)``.
+        in_chans: channels of the images.
+        features_only: timm's word; a backbone always is what True means.
 
     Raises:
         TypeError: unknown keyword, or ``arch`` given together with those that name a variant.
@@ -125,18 +128,21 @@ class ConvNeXt(Backbone):
         use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
-        **published,
+        in_chans: int = 3,
+        features_only: bool = True,
+        **naming,
     ):
-        naming = {key: published.pop(key) for key in Variant._fields if key in published}
-        check_published("ConvNeXt", published, PUBLISHED, ())
+        check_published("ConvNeXt", naming, {}, Variant._fields)
         depths, dims = variant_of("ConvNeXt", arch, naming, VARIANTS, NAMED)
         init_cfg = pretrained_init(pretrained, init_cfg)
         super().__init__(
-            dims, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
+            dims, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg, features_only
         )
         self.with_cp = with_cp or use_checkpoint
         self.before_layers()
-        stem = nn.Sequential(self.patches("stagestem_conv0", 3, dims[0], 4), ChannelNorm(dims[0]))
+        stem = nn.Sequential(
+            self.patches("stagestem_conv0", in_chans, dims[0], 4), ChannelNorm(dims[0])
+        )
         self.downsample_layers = nn.ModuleList([stem])
         for i in range(3):
             conv = self.patches(f"stage{i}_layerds_conv0", dims[i], dims[i + 1], 2)
@@ -215,7 +221,7 @@ class ConvNeXt(Backbone):
         return tuple(outs)
 
 
-@BACKBONES.register_module()
+@register()
 class KW_ConvNeXt(ConvNeXt):
     """ConvNeXt with kernels from warehouses (ICML 2024).
 
@@ -223,40 +229,14 @@ class KW_ConvNeXt(ConvNeXt):
     features. The cells are no part of any stage: they learn whatever is frozen.
 
     Args:
-        arch: as in :class:`ConvNeXt`, and so are the others that are not named here.
-        sharing_range: see :class:`WarehouseManager`, which takes further keywords.
+        args, settings: as of :class:`ConvNeXt`, and of :class:`WarehouseManager`.
+        sharing_range: see :class:`WarehouseManager`.
     """
 
-    def __init__(
-        self,
-        arch: str | dict | None = None,
-        out_indices: tuple[int, ...] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1e-6,
-        with_cp: bool = False,
-        use_checkpoint: bool = False,
-        pretrained: str | None = None,
-        init_cfg: dict | None = None,
-        sharing_range: Sequence[str] | str = ("layer", "pwconv"),
-        **warehouses,
-    ):
-        published = {k: warehouses.pop(k) for k in PUBLISHED | NAMED["t"] if k in warehouses}
+    def __init__(self, *args, sharing_range: Sequence[str] | str = ("layer", "pwconv"), **settings):
+        warehouses = {key: settings.pop(key) for key in WAREHOUSE_SETTINGS if key in settings}
         self._warehouses = dict(sharing_range=sharing_range, norm="LN", **warehouses)
-        super().__init__(
-            arch,
-            out_indices,
-            frozen_stages,
-            norm_eval,
-            drop_path_rate,
-            layer_scale_init_value,
-            with_cp,
-            use_checkpoint,
-            pretrained,
-            init_cfg,
-            **published,
-        )
+        super().__init__(*args, **settings)
 
     def before_layers(self) -> None:
         self.warehouse_manager = WarehouseManager(**self._warehouses)
@@ -280,13 +260,27 @@ class KW_ConvNeXt(ConvNeXt):
         )
 
 
+def with_output_norms(entries: dict, backbone: nn.Module) -> dict:
+    """A classification file and the norms of detection's outputs, which it has none of."""
+    if not any(re.match(r"norm[0-3]\.", key) for key in entries):
+        own = backbone.state_dict()
+        entries = entries | {k: own[k] for k in own if re.match(r"norm[0-3]\.", k)}
+    return check_cells(entries, backbone)
+
+
+# The final norm and classifier of classification files have no use in detection.
+ConvNeXt.published = PublishedFiles(
+    name="convnext", dropped=(r"(norm|head)\.(weight|bias)",), adapt=with_output_norms
+)
+
+
 # mmdet's layer-wise decay of learning rates asks for "ConvNeXt" in a class's name.
-@BACKBONES.register_module("convnext_t")
+@register("convnext_t", variant=True)
 class ConvNeXt_T(ConvNeXt):
     __init__ = partialmethod(ConvNeXt.__init__, "t")
 
 
-@BACKBONES.register_module("kw1x_convnext_t")
+@register("kw1x_convnext_t", variant=True)
 class KW1x_ConvNeXt_T(KW_ConvNeXt):
     __init__ = partialmethod(KW_ConvNeXt.__init__, "t")
 

@@ -13,19 +13,23 @@ rounded up; the last stage's transformer works at H, W). Convolutions see maps (
 transformer sees the same memory as (N, h, w, C).
 """
 
+import math
+import re
 from functools import partialmethod
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from models_mm.errors import CheckpointError
 from models_mm.layers.conv_norm import conv_norm, conv_norm_act, pointwise
+from models_mm.layers.folding import fold_norm
 from models_mm.layers.window_attention import WindowAttention
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
+from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
+from .published import PublishedFiles
 from .reference import check_published, variant_of
 
 WINDOW = 7
@@ -52,11 +56,11 @@ def to_map(x: Tensor) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Stem: (N, 3, H, W) -> (N, C, ceil(H / 4), ceil(W / 4))."""
+    """Stem: (N, in_chans, H, W) -> (N, C, ceil(H / 4), ceil(W / 4))."""
 
-    def __init__(self, channels: int):
+    def __init__(self, in_chans: int, channels: int):
         super().__init__()
-        self.proj1 = nn.Conv2d(3, channels // 2, 3, stride=2, padding=1)
+        self.proj1 = nn.Conv2d(in_chans, channels // 2, 3, stride=2, padding=1)
         self.norm1 = nn.BatchNorm2d(channels // 2)
         self.proj2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
         self.norm = nn.BatchNorm2d(channels)
@@ -255,7 +259,7 @@ VARIANTS = {
 
 # The reference's further keywords: those with the one value that every published row has, ...
 PUBLISHED = {
-    **{"patch_size": 4, "in_chans": 3, "window_size": WINDOW, "qkv_bias": True, "qk_scale": None},
+    **{"patch_size": 4, "window_size": WINDOW, "qkv_bias": True, "qk_scale": None},
     **{"drop_rate": 0, "attn_drop_rate": 0, "ape": False, "patch_norm": True},
 }
 # ... one that then has no effect, and those that name the variant.
@@ -263,7 +267,7 @@ WITHOUT_EFFECT = {"pretrain_img_size"}
 NAMED = {name: variant._asdict() for name, variant in VARIANTS.items()}
 
 
-@BACKBONES.register_module()
+@register()
 class DFvT(Backbone):
     """DFvT tiny, small and base (ECCV 2022), for detection.
 
@@ -285,7 +289,9 @@ class DFvT(Backbone):
         use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        init_cfg: mmcv initialisation config.
+        init_cfg: what ``init_weights()`` starts from: ``dict(type="Pretrained", checkpoint=FILE)``.
+        in_chans: channels of the images.
+        features_only: timm's word; a backbone always is what True means.
         published: the reference's further keywords, for its configs (``PUBLISHED``).
 
     Raises:
@@ -306,6 +312,8 @@ class DFvT(Backbone):
         use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        in_chans: int = 3,
+        features_only: bool = True,
         **published,
     ):
         naming = {key: published.pop(key) for key in Variant._fields if key in published}
@@ -315,11 +323,11 @@ class DFvT(Backbone):
         width, depths, heads, mlp_ratio = variant
         channels = [width * 2**i for i in range(4)]
         super().__init__(
-            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
+            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg, features_only
         )
         self.frozen_backbone = frozen_backbone
         self.with_cp = with_cp or use_checkpoint
-        self.patch_embed = PatchEmbed(width)
+        self.patch_embed = PatchEmbed(in_chans, width)
         self.layers = nn.ModuleList(
             Transformer(channels[i], heads[i], mlp_ratio, rates, last=i == 3)
             for i, rates in enumerate(drop_path_rates(drop_path_rate, depths))
@@ -406,16 +414,78 @@ def initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-@BACKBONES.register_module()
+OUTPUT_KEYS = re.compile(r"conv1x1layers\.[0-2]\.weight|norm[0-3]\.(weight|bias)")
+INDEX_KEYS = re.compile(r"layers\.[0-3]\.blocks\.\d+\.attn\.relative_position_index")
+ENCODER = "encoder."
+
+
+def adapt(entries: dict, backbone: nn.Module) -> dict:
+    """Drop a prefix ``encoder.``, fit bias tables to the window, and check what is recomputed.
+
+    Raises:
+        CheckpointError: some but not all layers that make detection's outputs are there, or a
+            position index is not this window's.
+    """
+    if any(key.startswith(ENCODER) for key in entries):
+        entries = {k[len(ENCODER) :]: v for k, v in entries.items() if k.startswith(ENCODER)}
+    own = backbone.state_dict()
+    outputs = {key for key in own if OUTPUT_KEYS.fullmatch(key)}
+    absent = sorted(outputs - entries.keys())
+    if absent and len(absent) < len(outputs):
+        raise CheckpointError(f"neither classification nor detection: missing {', '.join(absent)}")
+    adapted = dict(entries)
+    for key in own:
+        if key not in entries or not INDEX_KEYS.fullmatch(key):
+            continue
+        table = key.replace("index", "bias_table")
+        if table in entries and entries[table].shape != own[table].shape:
+            adapted[key] = own[key]  # the file's is of its own window, as its table is
+        elif not torch.equal(entries[key].to(own[key]), own[key]):
+            raise CheckpointError(f"{key} is not that of this model's window")
+    for key, value in entries.items():
+        if key.endswith("relative_position_bias_table") and key in own:
+            adapted[key] = resized_table(value, own[key])
+    return adapted
+
+
+def resized_table(table: Tensor, own: Tensor) -> Tensor:
+    """A bias table (positions, heads) of another window, bicubically for this model's.
+
+    One of other heads, or of no square window, comes back as it is and will be refused.
+    """
+    sides = [math.isqrt(len(t)) for t in (table, own)]
+    if table.shape == own.shape or table.shape[1:] != own.shape[1:] or sides[0] ** 2 != len(table):
+        return table
+    image = table.float().mT.unflatten(1, (sides[0], sides[0]))[None]  # (1, heads, side, side)
+    image = F.interpolate(image, size=(sides[1], sides[1]), mode="bicubic", align_corners=False)
+    return image[0].flatten(1).mT  # (positions, heads)
+
+
+# Classification files hold {"model": state_dict} with a norm and a classifier, and for the base
+# model with the shift masks of its two stages of more than one window; they lack what makes
+# detection's outputs. Detection files are in mmdet's own format. "*_coco_pretrained.pth" may be of
+# either kind.
+DFvT.published = PublishedFiles(
+    name="dfvt",
+    # norm0 to norm3: of outputs that the model is not asked for
+    dropped=(r"(norm[0-3]?|head)\.(weight|bias)", r"layers\.[01]\.blocks\.1\.attn_mask"),
+    missing=(OUTPUT_KEYS.pattern, INDEX_KEYS.pattern),
+    files=r"DFvT_(T_7295|S_7829|B_8198|(tiny|small|base)_(coco_pretrained|for_coco))\.pth",
+    source="https://github.com/ginobilinie/DFvT",
+    adapt=adapt,
+)
+
+
+@register(variant=True)
 class dfvt_t(DFvT):
     __init__ = partialmethod(DFvT.__init__, "t")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class dfvt_s(DFvT):
     __init__ = partialmethod(DFvT.__init__, "s")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class dfvt_b(DFvT):
     __init__ = partialmethod(DFvT.__init__, "b")

@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from models_mm.layers.folding import fold_norms
 from models_mm.layers.warehouse import WarehouseManager
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norms, pretrained_init
+from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
+from .kernelwarehouse import KW_FILES
 from .reference import check_published, ignoring_resnet
 
 
@@ -103,7 +104,7 @@ class InvertedResidual(nn.Module):
         fold_norms(self.conv, (str(last - 1), str(last)))
 
 
-@BACKBONES.register_module()
+@register()
 class KW_MobileNetV2(Backbone):
     """MobileNetV2 with kernels from warehouses (ICML 2024).
 
@@ -124,7 +125,9 @@ class KW_MobileNetV2(Backbone):
         use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        init_cfg: mmcv initialisation config.
+        init_cfg: what ``init_weights()`` starts from: ``dict(type="Pretrained", checkpoint=FILE)``.
+        in_chans: channels of the images.
+        features_only: timm's word; a backbone always is what True means.
         sharing_range: see :class:`WarehouseManager`, which takes further keywords.
 
     What the reference's configs hand on of the ResNet that they inherit from is ignored, with a
@@ -135,6 +138,8 @@ class KW_MobileNetV2(Backbone):
         ValueError: ``out_indices`` or ``frozen_stages`` out of range; ``pretrained`` beside
             ``init_cfg``; layers do not fit their warehouses.
     """
+
+    published = KW_FILES
 
     @ignoring_resnet("frozen_stages", "norm_eval")
     def __init__(
@@ -148,6 +153,8 @@ class KW_MobileNetV2(Backbone):
         use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        in_chans: int = 3,
+        features_only: bool = True,
         sharing_range: Sequence[str] | str = ("layer", "pwconv"),
         **warehouses,
     ):
@@ -160,11 +167,12 @@ class KW_MobileNetV2(Backbone):
             )
         init_cfg = pretrained_init(pretrained, init_cfg)
         super().__init__(
-            CHANNELS, STRIDES, out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
+            CHANNELS, STRIDES, out_indices, frozen_stages, norm_eval, init_cfg, features_only
         )
         self.with_cp = with_cp or use_checkpoint
         self.warehouse_manager = manager = WarehouseManager(sharing_range, **warehouses)
-        self.features = nn.Sequential(ConvNorm(manager.conv2d("stage0_conv0", 3, STEM, 3, 2, 1)))
+        stem = manager.conv2d("stage0_conv0", in_chans, STEM, 3, 2, 1)
+        self.features = nn.Sequential(ConvNorm(stem))
         in_channels, stage = STEM, GROUPS[0].stage
         rates = drop_path_rates(drop_path_rate, [group.count for group in GROUPS])
         for group, group_rates in zip(GROUPS, rates, strict=True):
@@ -205,11 +213,11 @@ class KW_MobileNetV2(Backbone):
         return tuple(outs)
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class kw1x_mobilenetv2(KW_MobileNetV2):
     __init__ = partialmethod(KW_MobileNetV2.__init__)
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class kw4x_mobilenetv2(KW_MobileNetV2):
     __init__ = partialmethod(KW_MobileNetV2.__init__, cell_num_ratio=4, sharing_range="layer")

@@ -15,13 +15,14 @@ from functools import partialmethod
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from models_mm.layers.folding import fold_norms
 from models_mm.layers.warehouse import WarehouseConv2d, WarehouseManager, pool
 
-from .base import Backbone, checkpointed, fold_norms, pretrained_init
+from .base import Backbone, checkpointed, pretrained_init, register
+from .kernelwarehouse import KW_FILES
 from .reference import ignoring_resnet
 
 WIDTHS = (64, 128, 256, 512)
@@ -124,7 +125,7 @@ VARIANTS = {
 }
 
 
-@BACKBONES.register_module()
+@register()
 class KW_ResNet(Backbone):
     """ResNet with kernels from warehouses (ICML 2024).
 
@@ -145,7 +146,9 @@ class KW_ResNet(Backbone):
         use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint to initialise from, the older way to say
             ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        init_cfg: mmcv initialisation config.
+        init_cfg: what ``init_weights()`` starts from: ``dict(type="Pretrained", checkpoint=FILE)``.
+        in_chans: channels of the images.
+        features_only: timm's word; a backbone always is what True means.
         sharing_range: see :class:`WarehouseManager`, which takes further keywords.
 
     What the reference's configs hand on of the ResNet that they inherit from is ignored, with a
@@ -155,6 +158,8 @@ class KW_ResNet(Backbone):
         ValueError: unknown ``depth``; ``out_indices`` or ``frozen_stages`` out of range;
             ``pretrained`` beside ``init_cfg``; layers do not fit their warehouses.
     """
+
+    published = KW_FILES
 
     @ignoring_resnet("depth", "frozen_stages", "norm_eval")
     def __init__(
@@ -169,6 +174,8 @@ class KW_ResNet(Backbone):
         use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        in_chans: int = 3,
+        features_only: bool = True,
         sharing_range: Sequence[str] | str = ("layer", "conv"),
         **warehouses,
     ):
@@ -178,11 +185,11 @@ class KW_ResNet(Backbone):
         channels = [block.expansion * width for width in WIDTHS]
         init_cfg = pretrained_init(pretrained, init_cfg)
         super().__init__(
-            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
+            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg, features_only
         )
         self.with_cp = with_cp or use_checkpoint
         self.warehouse_manager = WarehouseManager(sharing_range, **warehouses)
-        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(in_chans, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         in_channels = 64
         for s, (width, count) in enumerate(zip(WIDTHS, depths, strict=True)):
@@ -238,11 +245,11 @@ class KW_ResNet(Backbone):
         return self
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class kw1x_resnet50(KW_ResNet):
     __init__ = partialmethod(KW_ResNet.__init__, 50)
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class kw4x_resnet50(KW_ResNet):
     __init__ = partialmethod(KW_ResNet.__init__, 50, cell_num_ratio=4)

@@ -14,27 +14,29 @@ Convolutions see maps (N, C, H, W) in channels-last layout, linear layers the sa
 """
 
 import math
+import re
 from collections.abc import Sequence
 from functools import partialmethod
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
-from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from models_mm.errors import CheckpointError
 from models_mm.layers.conv_norm import conv_norm, conv_norm_act
+from models_mm.layers.folding import fold_norm
 from models_mm.layers.linear import IMAGES, linear, linear_of
+from models_mm.layers.norm import BATCH_NORM, build_norm
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm
+from .base import Backbone, checkpointed, drop_path_rates, register
+from .published import PublishedFiles
 
 HEADS = 8
 WINDOWS = {3: 2, 5: 3, 7: 3}  # kernel size of the relative positions -> heads that it serves
 CHUNK = 2**20  # values: the hidden part of an MLP that stays in the cache
 EPS = 1e-6  # of the layer norms
-BATCH_NORM = {"type": "BN", "requires_grad": True}
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ class ConvNorm(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False
         )
-        self.bn = build_norm_layer(norm_cfg, out_channels)[1]
+        self.bn = build_norm(norm_cfg, out_channels)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +93,7 @@ class SeparableConv(nn.Module):
         super().__init__()
         self.dwconv = depthwise(channels, 3, stride)
         self.pwconv = nn.Conv2d(channels, channels, 1, bias=False)
-        self.bn = build_norm_layer(norm_cfg, channels)[1]
+        self.bn = build_norm(norm_cfg, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_norm_act(self.pwconv, self.bn, self.dwconv(x), "hardswish")
@@ -265,7 +267,7 @@ class ConvResidual(nn.Module):
         super().__init__()
         self.conv1 = ConvNorm(channels, channels, 1, norm_cfg)
         self.dwconv = depthwise(channels, 3)
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
+        self.norm = build_norm(norm_cfg, channels)
         self.conv2 = ConvNorm(channels, channels, 1, norm_cfg, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -330,7 +332,7 @@ VARIANTS = {
 }
 
 
-@BACKBONES.register_module()
+@register()
 class MPViT(Backbone):
     """MPViT (arXiv 2112.11010).
 
@@ -350,7 +352,9 @@ class MPViT(Backbone):
         drop_path_rate: stochastic depth rate of the last layer, growing linearly from 0.
         with_cp: recompute the activations of layers in the backward pass instead of storing them.
         use_checkpoint: the older name of ``with_cp``.
-        init_cfg: mmcv initialisation config.
+        init_cfg: what ``init_weights()`` starts from: ``dict(type="Pretrained", checkpoint=FILE)``.
+        in_chans: channels of the images.
+        features_only: timm's word; a backbone always is what True means.
 
     Raises:
         ValueError: unknown ``arch``; a width that heads do not divide; ``mlp_ratio`` neither one
@@ -369,6 +373,8 @@ class MPViT(Backbone):
         with_cp: bool = False,
         use_checkpoint: bool = False,
         init_cfg: dict | None = None,
+        in_chans: int = 3,
+        features_only: bool = True,
     ):
         if isinstance(arch, str) and arch not in VARIANTS:
             raise ValueError(f"arch must be one of {', '.join(VARIANTS)}, got {arch!r}")
@@ -381,11 +387,11 @@ class MPViT(Backbone):
         if len(ratios) != 4:
             raise ValueError(f"mlp_ratio must be one number or four, got {mlp_ratio}")
         super().__init__(
-            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
+            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg, features_only
         )
         self.with_cp = with_cp or use_checkpoint
         self.stem = nn.Sequential(
-            ConvNorm(3, widths[0] // 2, 3, norm_cfg, stride=2),
+            ConvNorm(in_chans, widths[0] // 2, 3, norm_cfg, stride=2),
             ConvNorm(widths[0] // 2, widths[0], 3, norm_cfg, stride=2),
         )
         self.patch_embed_stages = nn.ModuleList(
@@ -434,21 +440,77 @@ def initialise(module: nn.Module) -> None:
                 nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
 
 
-@BACKBONES.register_module()
+# detectron2's places of the backbone, the longest first
+PREFIXES = ("backbone.bottom_up.backbone.", "bottom_up.backbone.", "backbone.")
+CLASSIFIER_KEYS = re.compile(r"cls_head\.cls\.(weight|bias)")
+FIRST_LINEAR = "mhca_blks.0.MHCA_layers.0.mlp.fc1.weight"
+
+
+def adapt(entries: dict, backbone: nn.Module) -> dict:
+    """Drop detectron2's prefix of the backbone's keys.
+
+    Raises:
+        CheckpointError: the file's MLPs are of another ratio than the model's.
+    """
+    adapted = {bare(key): value for key, value in entries.items()}
+    if len(adapted) < len(entries):
+        raise CheckpointError("some of its keys differ in nothing but the prefix")
+    theirs, ours = mlp_ratios(adapted), mlp_ratios(backbone.state_dict())
+    if theirs and theirs != ours:
+        raise CheckpointError(
+            f"the file's MLP ratios are {theirs} and the model's {ours}: set "
+            f"model.backbone.mlp_ratio={theirs} to use it"
+        )
+    return adapted
+
+
+def bare(key: str) -> str:
+    """A backbone's key without detectron2's prefix, or any part of it."""
+    return next((key[len(prefix) :] for prefix in PREFIXES if key.startswith(prefix)), key)
+
+
+def mlp_ratios(entries: dict) -> list[float]:
+    """Hidden width over width of the MLPs, by stage; of a file without MPViT's stages, nothing."""
+    weights = [entries.get(f"mhca_stages.{i}.{FIRST_LINEAR}") for i in range(4)]
+    if any(weight is None or weight.dim() != 2 for weight in weights):
+        return []
+    ratios = [len(weight) / weight.shape[1] for weight in weights]
+    return [int(ratio) if ratio.is_integer() else ratio for ratio in ratios]
+
+
+# The files were made by and for detectron2. Classification files hold {"model": state_dict} with a
+# classifier; those for detection have none, and the backbone's place in a detectron2 detector
+# before every key, of which a file may lack any part. Whole detectors have to be converted.
+MPViT.published = PublishedFiles(
+    name="mpvit",
+    dropped=(
+        CLASSIFIER_KEYS.pattern,
+        r"pixel_(mean|std)",
+        # of detectron2's FPN, which counts as backbone there
+        r"fpn_(lateral|output)[2-5]\.(weight|bias)",
+        r"top_block\.p[67]\.(weight|bias)",
+    ),
+    files=r"(retinanet_|mask_rcnn_)?mpvit_(tiny|xsmall|xs|small|base)(_d2|_1x|_ms_3x)?\.pth",
+    source="https://github.com/youngwanLEE/MPViT",
+    adapt=adapt,
+)
+
+
+@register(variant=True)
 class mpvit_tiny(MPViT):
     __init__ = partialmethod(MPViT.__init__, "tiny")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class mpvit_xsmall(MPViT):
     __init__ = partialmethod(MPViT.__init__, "xsmall")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class mpvit_small(MPViT):
     __init__ = partialmethod(MPViT.__init__, "small")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class mpvit_base(MPViT):
     __init__ = partialmethod(MPViT.__init__, "base")

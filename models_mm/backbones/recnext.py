@@ -17,15 +17,15 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
-from mmdet.models.builder import BACKBONES
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .base import Backbone, checkpointed, drop_path_rates, fold_norm, pretrained_init
-from .reference import ignoring_resnet
+from models_mm.layers.folding import fold_norm
+from models_mm.layers.norm import BATCH_NORM, build_norm
 
-BATCH_NORM = {"type": "BN", "requires_grad": True}
+from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
+from .published import PublishedFiles
+from .reference import ignoring_resnet
 
 
 class ConvNorm(nn.Module):
@@ -53,7 +53,7 @@ class ConvNorm(nn.Module):
             groups=groups,
             bias=False,
         )
-        self.norm = build_norm_layer(norm_cfg, out_channels)[1]
+        self.norm = build_norm(norm_cfg, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv(x))
@@ -85,12 +85,12 @@ class ChannelMixer(nn.Sequential):
 
 
 class Stem(nn.Module):
-    """(N, 3, H, W) -> (N, C, ceil(H / 4), ceil(W / 4))."""
+    """(N, in_chans, H, W) -> (N, C, ceil(H / 4), ceil(W / 4))."""
 
-    def __init__(self, channels: int, norm_cfg: dict):
+    def __init__(self, in_chans: int, channels: int, norm_cfg: dict):
         super().__init__()
         self.stem = nn.Sequential(
-            ConvNorm(3, channels // 2, 3, norm_cfg, stride=2),
+            ConvNorm(in_chans, channels // 2, 3, norm_cfg, stride=2),
             nn.GELU(),
             ConvNorm(channels // 2, channels, 3, norm_cfg, stride=2),
         )
@@ -136,7 +136,7 @@ class Downsample(nn.Module):
         self.token_mixer = nn.Conv2d(
             in_channels, channels, 7, stride=2, padding=3, groups=in_channels
         )
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
+        self.norm = build_norm(norm_cfg, channels)
         self.channel_mixer = ChannelMixer(channels, mlp_ratio, norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -235,7 +235,7 @@ class BlockM(nn.Module):
     ):
         super().__init__()
         self.token_mixer = RecConv(channels, levels=4 - stage)
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
+        self.norm = build_norm(norm_cfg, channels)
         self.channel_mixer = ChannelMixer(channels, mlp_ratio, norm_cfg)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -298,7 +298,7 @@ VARIANTS = {
 }
 
 
-@BACKBONES.register_module()
+@register()
 class RecNeXt(Backbone):
     """RecNeXt, M and A series (arXiv 2412.19628).
 
@@ -316,7 +316,9 @@ class RecNeXt(Backbone):
         with_cp: recompute block activations in the backward pass instead of storing them.
         use_checkpoint: the older name of ``with_cp``.
         pretrained: checkpoint, an older way to say ``init_cfg``.
-        init_cfg: mmcv initialisation config.
+        init_cfg: what ``init_weights()`` starts from: ``dict(type="Pretrained", checkpoint=FILE)``.
+        in_chans: channels of the images.
+        features_only: timm's word; a backbone always is what True means.
 
     The reference's configs hand on the keywords of the ResNet that they inherit from; these are
     ignored, with a warning.
@@ -340,6 +342,8 @@ class RecNeXt(Backbone):
         use_checkpoint: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | None = None,
+        in_chans: int = 3,
+        features_only: bool = True,
     ):
         init_cfg = pretrained_init(pretrained, init_cfg)
         if isinstance(arch, str) and arch not in VARIANTS:
@@ -349,9 +353,9 @@ class RecNeXt(Backbone):
         block = BLOCKS[series]
         channels = [width * 2**i for i in range(4)]
         super().__init__(
-            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg=init_cfg
+            channels, (4, 8, 16, 32), out_indices, frozen_stages, norm_eval, init_cfg, features_only
         )
-        self.stem = Stem(width, norm_cfg)
+        self.stem = Stem(in_chans, width, norm_cfg)
         self.stages = nn.ModuleList()
         for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
             downsample = Downsample(channels[i - 1], mlp_ratio, norm_cfg) if i else nn.Identity()
@@ -380,31 +384,54 @@ class RecNeXt(Backbone):
         return tuple(outs)
 
 
-@BACKBONES.register_module()
+RELEASES = "https://github.com/suous/RecNeXt/releases/download"
+
+
+def published_url(file_name: str) -> str:
+    """The address of a published file: release 1.0 has the M series, 2.0 the A series."""
+    release = "v2.0" if file_name.startswith("recnext_a") else "v1.0"
+    return f"{RELEASES}/{release}/{file_name}"
+
+
+# Classification files hold {"model": state_dict} with two classifiers, the second one for
+# distillation; detection has neither. Detection files are in mmdet's own format.
+RecNeXt.published = PublishedFiles(
+    name="recnext",
+    dropped=(
+        r"head\.(head|head_dist)\.norm\.(weight|bias|running_mean|running_var|num_batches_tracked)",
+        r"head\.(head|head_dist)\.linear\.(weight|bias)",
+    ),
+    files=r"recnext_[ma]\d_.*\.pth",
+    source="https://github.com/suous/RecNeXt (releases v1.0 for M, v2.0 for A)",
+    url=published_url,
+)
+
+
+@register(variant=True)
 class recnext_m3(RecNeXt):
     __init__ = partialmethod(RecNeXt.__init__, "m3")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class recnext_m4(RecNeXt):
     __init__ = partialmethod(RecNeXt.__init__, "m4")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class recnext_m5(RecNeXt):
     __init__ = partialmethod(RecNeXt.__init__, "m5")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class recnext_a3(RecNeXt):
     __init__ = partialmethod(RecNeXt.__init__, "a3")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class recnext_a4(RecNeXt):
     __init__ = partialmethod(RecNeXt.__init__, "a4")
 
 
-@BACKBONES.register_module()
+@register(variant=True)
 class recnext_a5(RecNeXt):
     __init__ = partialmethod(RecNeXt.__init__, "a5")

@@ -10,8 +10,7 @@ import logging
 from collections.abc import Collection, Mapping
 from functools import wraps
 
-from mmcv.utils import get_logger, print_log
-
+LOGGER = logging.getLogger("models_mm")
 # What a config hands on that inherits mmdet's ResNet detector without ``_delete_=True``.
 RESNET = ("depth", "num_stages", "style")
 # Keywords that then are the ResNet's too, unless the published configs set them for the backbone.
@@ -99,11 +98,9 @@ def ignoring_resnet(*own: str, **instead):
                     f" As published: {_named(instead, instead)}. "
                     "Say _delete_=True in the backbone to choose."
                 )
-                print_log(
+                LOGGER.warning(
                     f"{type(self).__name__} ignores what its config inherits from a ResNet, as the "
-                    f"reference did: {_named(settings, inherited)}.{choice if instead else ''}",
-                    get_logger("mmcv"),
-                    logging.WARNING,
+                    f"reference did: {_named(settings, inherited)}.{choice if instead else ''}"
                 )
                 settings = {key: settings[key] for key in settings if key not in inherited}
                 settings = {**instead, **settings}

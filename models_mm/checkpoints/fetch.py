@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import logging
 import os
 import time
 import urllib.error
@@ -15,10 +16,11 @@ from urllib.parse import urlparse
 
 import torch
 from filelock import FileLock
-from mmcv.utils import get_logger, print_log
 
+from models_mm.checkpoints.files import read_checkpoint
 from models_mm.errors import CheckpointError
 
+LOGGER = logging.getLogger("models_mm")
 ATTEMPTS = 3
 PAUSE = 1.0  # seconds before the second attempt, twice as many before the third
 TIMEOUT = 60  # seconds without a byte
@@ -61,7 +63,7 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):
             if not file.is_file():
-                print_log(f"downloading {url} to {file}", get_logger("mmcv"))
+                LOGGER.info(f"downloading {url} to {file}")
                 try:
                     _download(url, part)
                     _check(part, url, accept, sha256)
@@ -109,3 +111,18 @@ def _check(part: Path, url: str, accept: Callable[[str], object] | None, sha256:
         except CheckpointError as error:
             reason = str(error).replace(str(part), "it")
             raise CheckpointError(f"{url} is not what was expected: {reason}") from error
+
+
+# Reads URLs of other schemes than http and https; a host framework may set it.
+read_other_url: Callable[[str, object], dict] | None = None
+
+
+def read_url(url: str, map_location="cpu") -> dict:
+    """A checkpoint by URL, downloaded unless it has been before.
+
+    Raises:
+        CheckpointError: it cannot be downloaded or read.
+    """
+    if urlparse(url).scheme in ("http", "https") or read_other_url is None:
+        return read_checkpoint(fetch(url), map_location)
+    return read_other_url(url, map_location)

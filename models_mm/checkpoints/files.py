@@ -15,7 +15,6 @@ from safetensors.torch import save
 
 from models_mm.checkpoints.archives import read_torch
 from models_mm.checkpoints.disk import open_regular, replacing
-from models_mm.checkpoints.families import source_of, url_of
 from models_mm.checkpoints.pickles import (
     GRANTED,
     MULTIPLE,
@@ -25,6 +24,7 @@ from models_mm.checkpoints.pickles import (
     check_extent,
     read_pickle,
 )
+from models_mm.checkpoints.published import source_of, url_of
 from models_mm.errors import CheckpointError, no_room
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")

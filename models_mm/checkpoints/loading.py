@@ -16,16 +16,14 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from mmcv.cnn.utils.weight_init import update_init_info
-from mmcv.parallel import is_module_wrapper
-from mmcv.runner import CheckpointLoader
-from mmcv.utils import get_logger, print_log
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from models_mm.checkpoints.families import OTHER, family_of
-from models_mm.checkpoints.family import Family
+from models_mm.backbones import OTHER_FILES, Backbone, PublishedFiles
+from models_mm.checkpoints.fetch import read_url
 from models_mm.checkpoints.files import is_url, read_checkpoint
-from models_mm.errors import CheckpointError
+from models_mm.checkpoints.published import files_of
+from models_mm.errors import CheckpointError, UserError
 
 # Predictors of mmdet's heads: one row or four per class.
 CLASS_DEPENDENT = re.compile(
@@ -37,27 +35,8 @@ EMA = re.compile(r"ema_.*")
 COUNTER = re.compile(r".*\.num_batches_tracked")
 SHOWN = 4
 # A detector's own file has no classifiers to leave out.
-EXACT = Family(name="detector")
-
-
-class PretrainedInit:
-    """mmcv's ``init_cfg=dict(type='Pretrained', checkpoint=...)``, through :func:`load_pretrained`.
-
-    Args:
-        checkpoint: file or URL.
-        prefix: take only the entries below this prefix, e.g. ``'backbone.'``.
-        map_location: as in ``torch.load``.
-    """
-
-    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: str = "cpu"):
-        self.checkpoint = checkpoint
-        self.prefix = prefix
-        self.map_location = map_location
-
-    def __call__(self, module: nn.Module) -> None:
-        load_pretrained(module, self.checkpoint, self.prefix, self.map_location)
-        if hasattr(module, "_params_init_info"):  # the log of where every parameter came from
-            update_init_info(module, f"{type(self).__name__}: load from {self.checkpoint}")
+EXACT = PublishedFiles(name="detector")
+LOGGER = logging.getLogger("models_mm")
 
 
 def load_pretrained(
@@ -75,20 +54,18 @@ def load_pretrained(
     Raises:
         CheckpointError: the file cannot be read or is not this backbone's.
     """
-    logger = get_logger("mmcv")
     entries = unwrap(_read(path, map_location), path)
     if prefix is None and is_detector(entries):
         prefix = "backbone."
     if prefix is not None:
         entries = below(entries, prefix if prefix.endswith(".") else prefix + ".", path)
-    family = family_of(backbone)
-    if family.adapt is not None:
-        try:
-            entries = family.adapt(entries, backbone)
-        except CheckpointError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-    dropped = fill(backbone, entries, path, family)
-    print_log(f"loaded {path}{_named(' without', dropped)}", logger)
+    published = files_of(backbone)
+    try:
+        entries = published.adapted(entries, backbone)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    dropped = fill(backbone, entries, path, published)
+    LOGGER.info(f"loaded {path}{_named(' without', dropped)}")
 
 
 def load_checkpoint(
@@ -111,7 +88,7 @@ def load_checkpoint(
     """
     checkpoint = _read(filename, map_location or "cpu")
     entries = unwrap(checkpoint, filename, revise_keys)
-    model = model.module if is_module_wrapper(model) else model
+    model = model.module if isinstance(model, (DataParallel, DistributedDataParallel)) else model
     if hasattr(model, "backbone") and not is_detector(entries):
         raise CheckpointError(
             f"{filename} holds a backbone without neck and heads, and a whole detector is needed. "
@@ -121,8 +98,8 @@ def load_checkpoint(
     if hasattr(model, "backbone"):
         fill(model, with_own_backbone(entries, model), filename, EXACT)
     else:
-        fill(model, entries, filename, family_of(model))
-    print_log(f"loaded {filename}", logger or get_logger("mmcv"))
+        fill(model, entries, filename, files_of(model))
+    (logger or LOGGER).info(f"loaded {filename}")
     return checkpoint
 
 
@@ -135,12 +112,12 @@ def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | No
     Raises:
         CheckpointError: the file cannot be read, or differs in more than the number of classes.
     """
-    logger = logger or get_logger("mmcv")
+    logger = logger or LOGGER
     entries = unwrap(_read(path, "cpu"), path)
     if hasattr(model, "backbone") and not is_detector(entries):
         load_pretrained(model.backbone, path)
         others = [name for name, _ in model.named_children() if name != "backbone"]
-        print_log(f"{path} is a backbone: {', '.join(others)} start untrained", logger, 30)
+        logger.warning(f"{path} is a backbone: {', '.join(others)} start untrained")
         return
     if hasattr(model, "backbone"):
         entries = with_own_backbone(entries, model)
@@ -156,14 +133,14 @@ def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | No
     for key in resized:
         entries[key] = own[key]
     fill(model, entries, path, EXACT)
-    print_log(f"loaded {path}", logger)
+    logger.info(f"loaded {path}")
     if resized:
-        print_log(f"another number of classes: {', '.join(resized)} start untrained", logger, 30)
+        logger.warning(f"another number of classes: {', '.join(resized)} start untrained")
 
 
 def _read(path: str, map_location) -> dict:
     if is_url(path):
-        return CheckpointLoader.load_checkpoint(path, map_location)
+        return read_url(path, map_location)
     return read_checkpoint(path, map_location)
 
 
@@ -207,16 +184,15 @@ def is_detector(entries: dict) -> bool:
 
 def with_own_backbone(entries: dict, model: nn.Module) -> dict:
     """A detector's entries, where published ones have another backbone class than ours."""
-    family = family_of(model.backbone)
-    if not family.in_detectors:
+    published = files_of(model.backbone)
+    if not published.in_detectors:
         return entries
     theirs = {
         k.removeprefix("backbone."): v for k, v in entries.items() if k.startswith("backbone.")
     }
-    if family.adapt is not None:
-        theirs = family.adapt(theirs, model.backbone)
+    theirs = published.adapted(theirs, model.backbone)
     others = {k: v for k, v in entries.items() if not k.startswith("backbone.")}
-    return others | {f"backbone.{k}": v for k, v in theirs.items() if not family.drops(k)}
+    return others | {f"backbone.{k}": v for k, v in theirs.items() if not published.drops(k)}
 
 
 def below(entries: dict, prefix: str, path: str) -> dict:
@@ -231,7 +207,9 @@ def below(entries: dict, prefix: str, path: str) -> dict:
     return found
 
 
-def fill(model: nn.Module, entries: dict, path: str, family: Family = OTHER) -> list[str]:
+def fill(
+    model: nn.Module, entries: dict, path: str, published: PublishedFiles = OTHER_FILES
+) -> list[str]:
     """Copy every entry into the model after checking all names and shapes.
 
     Returns:
@@ -243,11 +221,11 @@ def fill(model: nn.Module, entries: dict, path: str, family: Family = OTHER) -> 
     """
     own = model.state_dict()
     unexpected = [key for key in entries if key not in own]
-    dropped = [key for key in unexpected if family.drops(key) or EMA.fullmatch(key)]
+    dropped = [key for key in unexpected if published.drops(key) or EMA.fullmatch(key)]
     missing = [
         key
         for key in own
-        if key not in entries and not family.lacks(key) and not COUNTER.fullmatch(key)
+        if key not in entries and not published.lacks(key) and not COUNTER.fullmatch(key)
     ]
     wrong = [
         f"{key} {tuple(entries[key].shape)} instead of {tuple(value.shape)}"
@@ -292,3 +270,20 @@ def _named(lead: str, keys: list[str]) -> str:
         return ""
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return f"{lead} {', '.join(keys[:SHOWN])}{more}"
+
+
+def initialize(backbone: nn.Module, init_cfg: dict) -> None:
+    """What ``Backbone.init_weights`` does with its ``init_cfg``, without a host framework.
+
+    Raises:
+        UserError: another type than ``Pretrained``.
+        CheckpointError: as :func:`load_pretrained`.
+    """
+    settings = dict(init_cfg)
+    kind = settings.pop("type", None)
+    if kind != "Pretrained":
+        raise UserError(f"init_cfg: type Pretrained is known here, {kind!r} needs mmcv")
+    load_pretrained(backbone, settings.pop("checkpoint"), **settings)
+
+
+Backbone.initialize = staticmethod(initialize)

@@ -36,6 +36,11 @@ from models_mm.layers.warehouse_plan import (
 
 EPS = 1e-3  # added to the sum of magnitudes
 SMALLEST_HIDDEN = 16
+# What a network's constructor passes on to its WarehouseManager, beside the sharing range.
+WAREHOUSE_SETTINGS = (
+    *("cell_num_ratio", "cell_outplane_ratio", "cell_inplane_ratio", "spatial_partition"),
+    *("nonlocal_basis_ratio", "reduction"),
+)
 NORMS = {"BN": nn.BatchNorm1d, "LN": nn.LayerNorm}
 
 

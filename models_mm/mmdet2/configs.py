@@ -1,6 +1,5 @@
 """Configs: found, read, overridden and checked before anything expensive starts."""
 
-import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,16 +8,13 @@ import mmdet
 from mmcv import Config
 from mmdet.utils import replace_cfg_vals, update_data_root
 
-import models_mm
+from models_mm.catalogue import known
 from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.config_files import ROOT, config_files, find_config
 from models_mm.errors import UserError
-from models_mm.messages import say_once
 from models_mm.mmdet2.other_projects import known_bases, settle_pretrained, translate
 from models_mm.mmdet2.overrides import apply
 
-PACKAGE = Path(models_mm.__file__).resolve().parent
-# configs/ and tools/ lie beside the package in a checkout and inside it once installed
-ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".mim"
 MMDET_CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 
 
@@ -62,45 +58,17 @@ def _read(file: Path) -> Config:
         return Config.fromfile(str(file))
 
 
-def find_config(path: str) -> Path:
-    """The file of a config that is given by its path or by its name in the catalogue.
+def get_config(name: str, overrides: dict | None = None) -> Config:
+    """Load a config by its name.
 
     Args:
-        path: relative to the current directory or to the project, or a name without suffix.
+        name: one of ``models_mm.list_configs()``.
+        overrides: dotted keys and values, as ``--cfg-options`` on the command line.
 
     Raises:
-        UserError: there is none; names similar ones.
+        UserError: no config of that name; names similar ones.
     """
-    for candidate in (Path(path), ROOT / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    known = _named_configs()
-    if path in known:
-        return known[path].resolve()
-    if Path(path).is_dir():
-        raise UserError(f"config {path} is a folder")
-    if (file := known.get(Path(path).stem)) and file.name == Path(path).name:
-        say_once(f"config: {path} does not exist; taking {file.relative_to(ROOT)}")
-        return file.resolve()
-    similar = difflib.get_close_matches(Path(path).stem, known, n=3, cutoff=0.5)
-    hint = "".join(f"\n  did you mean {known[name].relative_to(ROOT)}?" for name in similar)
-    raise UserError(f"config not found: {path}{hint}")
-
-
-def is_config(text: str) -> bool:
-    """Whether a text names a config: a Python file, or a name in the catalogue."""
-    return text.endswith(".py") or text in _named_configs()
-
-
-def path_of(text: str) -> str:
-    """The path of a config that is given by its name in the catalogue; a path as it is."""
-    known = _named_configs()
-    return str(known[text]) if text in known and not Path(text).is_file() else text
-
-
-def _named_configs() -> dict[str, Path]:
-    # names are unique: a test says so
-    return {file.stem: file for file in ROOT.glob("configs/*/*.py") if "_base_" not in file.parts}
+    return load_config(str(config_files()[known(name, config_files())]), overrides)
 
 
 def check_files(cfg: Config, splits: tuple[str, ...]) -> None:

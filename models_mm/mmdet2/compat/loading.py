@@ -11,12 +11,13 @@ from urllib.parse import urlparse
 
 import mmcv.runner.checkpoint as checkpoint
 import torch
-from mmcv.cnn.utils.weight_init import INITIALIZERS
+from mmcv.cnn.utils.weight_init import INITIALIZERS, update_init_info
 from mmcv.runner import CheckpointLoader
+from torch import nn
 from torch.torch_version import TorchVersion
 
-from models_mm.checkpoints import PretrainedInit, load_checkpoint, read_checkpoint
-from models_mm.checkpoints.fetch import fetch
+from models_mm.checkpoints import fetch as fetching
+from models_mm.checkpoints import load_checkpoint, load_pretrained, read_checkpoint
 from models_mm.mmdet2.compat.replace import replace_everywhere
 
 _torch_load = torch.load
@@ -43,8 +44,28 @@ def load_url(
     """
     name = file_name or os.path.basename(urlparse(url).path)
     found = torch.hub.HASH_REGEX.search(name) if check_hash else None
-    file = fetch(url, model_dir, name, sha256=found.group(1) if found else "")
+    file = fetching.fetch(url, model_dir, name, sha256=found.group(1) if found else "")
     return read_checkpoint(file, map_location=map_location)
+
+
+class PretrainedInit:
+    """mmcv's ``init_cfg=dict(type='Pretrained', checkpoint=...)``, read by this package.
+
+    Args:
+        checkpoint: file or URL.
+        prefix: take only the entries below this prefix, e.g. ``'backbone.'``.
+        map_location: as in ``torch.load``.
+    """
+
+    def __init__(self, checkpoint: str, prefix: str | None = None, map_location: str = "cpu"):
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+        self.map_location = map_location
+
+    def __call__(self, module: nn.Module) -> None:
+        load_pretrained(module, self.checkpoint, self.prefix, self.map_location)
+        if hasattr(module, "_params_init_info"):  # the log of where every parameter came from
+            update_init_info(module, f"{type(self).__name__}: load from {self.checkpoint}")
 
 
 @functools.wraps(torch.load)
@@ -61,3 +82,4 @@ def apply() -> None:
     checkpoint.load_url = load_url
     INITIALIZERS.register_module("Pretrained", module=PretrainedInit, force=True)
     replace_everywhere(_load_checkpoint, load_checkpoint)
+    fetching.read_other_url = CheckpointLoader.load_checkpoint
