@@ -1,26 +1,45 @@
-"""models_mm: research backbones for MMDetection 2.28 on today's PyTorch.
+"""models_mm: five families of research backbones in plain PyTorch, and in MMDetection 2.28.
 
-Importing the package registers its backbones and heads with mmdet and makes mmcv 1.7 and mmdet 2.28
-run on the installed PyTorch; configs do it with ``custom_imports = dict(imports=['models_mm'])``.
+Importing the package imports neither PyTorch nor a host framework. What it offers is loaded when it
+is asked for; what needs MMDetection says so where that is not installed. As soon as mmcv and mmdet
+are imported, before or after this package, they are made to run on the installed PyTorch, and its
+backbones, heads and data sets are registered with them: configs ask for it by
+``custom_imports = dict(imports=["models_mm"])``.
 """
 
-from models_mm.version import __version__  # isort: skip
-from models_mm.mmdet2 import compat
+import importlib
 
-compat.apply()
+from models_mm import host_imports
+from models_mm.version import __version__
 
-# These register with mmdet, and need compat for it.
-from models_mm import backbones  # noqa: E402, F401
-from models_mm.catalogue import create_backbone, get_config, list_configs  # noqa: E402
-from models_mm.mmdet2 import datasets, heads, pipelines  # noqa: E402, F401
-
-__all__ = ["Detector", "__version__", "create_backbone", "get_config", "list_configs"]
+API = {
+    "create_backbone": "models_mm.catalogue",
+    "list_backbones": "models_mm.catalogue",
+    "list_configs": "models_mm.catalogue",
+    "get_config": "models_mm.mmdet2.configs",
+    "Detector": "models_mm.mmdet2.inference",
+}
+__all__ = ["__version__", *API]
 
 
 def __getattr__(name: str):
-    """``Detector``, loaded when it is asked for: training and testing do without its imports."""
-    if name == "Detector":
-        from models_mm.mmdet2.inference import Detector
+    """What the package offers, imported when it is asked for.
 
-        return Detector
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    Raises:
+        ImportError: it needs a package that is not installed.
+    """
+    if name not in API:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(API[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in host_imports.PACKAGES:
+            raise
+        raise ImportError(f"models_mm.{name}: {host_imports.missing(error.name)}") from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+host_imports.stand_by()

@@ -117,7 +117,7 @@ def fetch_published(file: str, folder: str | Path | None = None) -> Path:
 
 
 def variant_of(config: str) -> str:
-    """The backbone in the name of a config: ``mask_rcnn_recnext_m3_fpn_1x_coco``'s is recnext_m3."""
+    """The backbone in a config's name: recnext_m3 of ``mask_rcnn_recnext_m3_fpn_1x_coco``."""
     name = re.sub(r"^(cascade_)?(mask|faster)_rcnn_|^retinanet_", "", config)
     return name.partition("_fpn_")[0]
 

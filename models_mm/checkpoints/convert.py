@@ -3,19 +3,20 @@
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from mmdet.datasets import CocoDataset
-from mmdet.models import build_backbone, build_detector
 from torch import nn
 
-from models_mm.backbones.mpvit import VARIANTS
-from models_mm.checkpoints import detectron2, mpvit, read_checkpoint
+from models_mm.backbones import REGISTRY, mpvit
+from models_mm.checkpoints import detectron2, read_checkpoint
 from models_mm.checkpoints.loading import EXACT, fill, unwrap
 from models_mm.errors import CheckpointError
-from models_mm.mmdet2.configs import load_config
 from models_mm.version import __version__
+
+# (kind of detector, variant, MLP ratios by stage) -> an empty detector, with its CLASSES
+BuildDetector = Callable[[str, str, list[float]], nn.Module]
 
 
 class Conversion(NamedTuple):
@@ -34,36 +35,48 @@ class Conversion(NamedTuple):
     remarks: list[str]
 
 
-def convert_mpvit(path: str | os.PathLike) -> Conversion:
+def convert_mpvit(path: str | os.PathLike, build: BuildDetector | None = None) -> Conversion:
     """Convert a backbone, RetinaNet or Mask R-CNN of the published MPViT.
 
     Every key of the file is mapped or known to be of no use, and every key of the model filled.
 
+    Args:
+        path: the file.
+        build: builds the detectors; a backbone can do without.
+
     Raises:
-        CheckpointError: the file cannot be read, is converted already, or is none of these.
+        CheckpointError: the file cannot be read, is converted already, or is none of these; it is
+            a detector and ``build`` is missing.
     """
     content = read_checkpoint(path)
     meta = content.get("meta")
     if isinstance(meta, dict) and "converted_from" in meta:
         raise CheckpointError(f"{path} is converted already (from {meta['converted_from']})")
     try:
-        return _convert(unwrap(content, str(path)), Path(path))
+        return _convert(unwrap(content, str(path)), Path(path), build)
     except CheckpointError as error:
         if str(path) in str(error):
             raise
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _convert(entries: dict, path: Path) -> Conversion:
+def _convert(entries: dict, path: Path, build: BuildDetector | None) -> Conversion:
     detector = detectron2.detector_of(entries)
     named = {mpvit.bare(key): value for key, value in entries.items()}
     variant, ratios = variant_of(named), mpvit.mlp_ratios(named)
-    model = build(detector, variant, ratios)
+    if detector is None:
+        model = REGISTRY[f"mpvit_{variant}"](mlp_ratio=ratios or None)
+    elif build is None:
+        raise CheckpointError(
+            f"{path}: converting a detector needs MMDetection (`models_mm setup`)"
+        )
+    else:
+        model = build(detector, variant, ratios)
     state, dropped, permuted = renamed(entries, detector, model.state_dict().keys())
     fill(model, state, str(path), EXACT)
 
     remarks = detectron2.wrong_pixels(entries)
-    usual = VARIANTS[variant].mlp_ratio
+    usual = mpvit.VARIANTS[variant].mlp_ratio
     if ratios != [usual] * 4:
         values = ",".join(map(str, ratios))
         remarks.append(
@@ -71,7 +84,6 @@ def _convert(entries: dict, path: Path) -> Conversion:
             f"--cfg-options model.backbone.mlp_ratio=[{values}]"
         )
     meta = dict(
-        CLASSES=CocoDataset.CLASSES,
         converted_from=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         arch=variant,
@@ -79,6 +91,8 @@ def _convert(entries: dict, path: Path) -> Conversion:
         mlp_ratio=ratios,
         converter_version=__version__,
     )
+    if detector is not None:
+        meta["CLASSES"] = model.CLASSES
     return Conversion(dict(meta=meta, state_dict=model.state_dict()), dropped, permuted, remarks)
 
 
@@ -94,22 +108,15 @@ def variant_of(entries: dict) -> str:
         len({match[1] for key in entries if (match := re.match(pattern, key))})
         for pattern in (rf"mhca_stages\.{i}\.mhca_blks\.0\.MHCA_layers\.(\d+)\." for i in range(4))
     ]
-    for name, variant in VARIANTS.items():
+    for name, variant in mpvit.VARIANTS.items():
         if (list(variant.widths), list(variant.layers)) == (widths, layers):
             return name
     raise CheckpointError(
         f"no published MPViT: stages of widths {widths} and {layers} layers, where these have "
-        + ", ".join(f"{list(v.widths)} and {list(v.layers)} ({k})" for k, v in VARIANTS.items())
+        + ", ".join(
+            f"{list(v.widths)} and {list(v.layers)} ({k})" for k, v in mpvit.VARIANTS.items()
+        )
     )
-
-
-def build(detector: str | None, variant: str, ratios: list[float]) -> nn.Module:
-    """The detector of the published config, or the backbone alone."""
-    if detector is None:
-        return build_backbone(dict(type=f"mpvit_{variant}", mlp_ratio=ratios or None))
-    model = load_config(f"configs/mpvit/{detector}_mpvit_{variant}_fpn_1x_coco.py").model
-    model.backbone.update(mlp_ratio=ratios or None, init_cfg=None)
-    return build_detector(model)
 
 
 def renamed(entries: dict, detector: str | None, known) -> tuple[dict, list[str], list[str]]:
@@ -123,7 +130,9 @@ def renamed(entries: dict, detector: str | None, known) -> tuple[dict, list[str]
     for key, value in entries.items():
         target = inner + mpvit.bare(key)
         if target not in known:
-            if detectron2.IGNORED.fullmatch(key) or mpvit.CLASSIFIER.fullmatch(mpvit.bare(key)):
+            if detectron2.IGNORED.fullmatch(key) or mpvit.CLASSIFIER_KEYS.fullmatch(
+                mpvit.bare(key)
+            ):
                 dropped.append(key)
                 continue
             target = detectron2.renamed(key, detector) if detector else None

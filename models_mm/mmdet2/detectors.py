@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmcv import Config, ConfigDict
+from mmdet.datasets import CocoDataset
 from mmdet.models import build_backbone, build_detector
 from torch import nn
 
@@ -79,6 +80,15 @@ def load_into_detector(config: str, path: str) -> None:
     cfg = load_config(config).model
     cfg.backbone.init_cfg = None
     load_checkpoint(build_detector(cfg), path)
+
+
+def mpvit_detector(detector: str, variant: str, ratios: list[float]) -> nn.Module:
+    """The detector of a published MPViT config, with ``CLASSES``, for other MLP ratios by stage."""
+    model = load_config(f"configs/mpvit/{detector}_mpvit_{variant}_fpn_1x_coco.py").model
+    model.backbone.update(mlp_ratio=ratios or None, init_cfg=None)
+    built = build_detector(model)
+    built.CLASSES = CocoDataset.CLASSES
+    return built
 
 
 def own_variants() -> dict:

@@ -1,15 +1,8 @@
 """Installations that cannot work, or only by luck, explained before they fail obscurely."""
 
-import logging
 import re
 import warnings
 from importlib.metadata import PackageNotFoundError, version
-
-# mmcv announces its own version 2 at every import of 1.7; users of mmdet 2.28 cannot act on it.
-warnings.filterwarnings("ignore", message="On January 1, 2023, MMCV will release v2.0.0")
-# mmcv imports torch's extension builder, which tells every process without a GPU which toolkit it
-# would have used.
-logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def installed(name: str) -> str | None:
@@ -23,6 +16,11 @@ def installed(name: str) -> str | None:
 def has_host() -> bool:
     """Whether any part of MMDetection is installed; a core installation has none."""
     return any(map(installed, ("mmcv", "mmcv-full", "mmdet")))
+
+
+def is_host_mmcv() -> bool:
+    """Whether the installed mmcv is of the generation that is patched here."""
+    return any((installed(name) or "").startswith("1.7.") for name in ("mmcv", "mmcv-full"))
 
 
 def problems() -> list[str]:
