@@ -12,7 +12,7 @@ ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".
 
 
 def config_files() -> dict[str, Path]:
-    """Every config by its name, which is the file's name without suffix; a test says it is unique."""
+    """Every config by its name: that of its file without suffix, which a test says is unique."""
     files = (ROOT / "configs").glob("*/*.py")
     return {file.stem: file for file in sorted(files) if "_base_" not in file.parts}
 

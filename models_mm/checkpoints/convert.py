@@ -67,9 +67,7 @@ def _convert(entries: dict, path: Path, build: BuildDetector | None) -> Conversi
     if detector is None:
         model = REGISTRY[f"mpvit_{variant}"](mlp_ratio=ratios or None)
     elif build is None:
-        raise CheckpointError(
-            f"{path}: converting a detector needs MMDetection (`models_mm setup`)"
-        )
+        raise CheckpointError("converting a detector needs MMDetection (`models_mm setup`)")
     else:
         model = build(detector, variant, ratios)
     state, dropped, permuted = renamed(entries, detector, model.state_dict().keys())
@@ -114,7 +112,8 @@ def variant_of(entries: dict) -> str:
     raise CheckpointError(
         f"no published MPViT: stages of widths {widths} and {layers} layers, where these have "
         + ", ".join(
-            f"{list(v.widths)} and {list(v.layers)} ({k})" for k, v in mpvit.VARIANTS.items()
+            f"{list(variant.widths)} and {list(variant.layers)} ({name})"
+            for name, variant in mpvit.VARIANTS.items()
         )
     )
 
@@ -128,11 +127,10 @@ def renamed(entries: dict, detector: str | None, known) -> tuple[dict, list[str]
     inner = "backbone." if detector else ""
     state, dropped, permuted, unknown = {}, [], [], []
     for key, value in entries.items():
-        target = inner + mpvit.bare(key)
+        bare = mpvit.bare(key)
+        target = inner + bare
         if target not in known:
-            if detectron2.IGNORED.fullmatch(key) or mpvit.CLASSIFIER_KEYS.fullmatch(
-                mpvit.bare(key)
-            ):
+            if detectron2.IGNORED.fullmatch(key) or mpvit.CLASSIFIER_KEYS.fullmatch(bare):
                 dropped.append(key)
                 continue
             target = detectron2.renamed(key, detector) if detector else None

@@ -1,7 +1,7 @@
 """Everything that exists only because mmcv 1.7 and mmdet 2.28 are older than PyTorch 2.
 
-``models_mm.host_imports`` calls this when they are imported; nothing in site-packages is edited. One
-module per subject; each says which versions need it and why, and can be applied any number of
+``models_mm.host_imports`` calls this when they are imported; nothing in site-packages is edited.
+One module per subject; each says which versions need it and why, and can be applied any number of
 times. Nothing outside this folder checks a version or knows that it exists.
 """
 
