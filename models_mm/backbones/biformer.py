@@ -376,9 +376,13 @@ BiFormer.published = PublishedFiles(
 
 @register(variant=True)
 class biformer_s(BiFormer):
+    """BiFormer-S: 4, 4, 18, 4 blocks, 64 to 512 channels."""
+
     __init__ = partialmethod(BiFormer.__init__, "s")
 
 
 @register(variant=True)
 class biformer_b(BiFormer):
+    """BiFormer-B: 4, 4, 18, 4 blocks, 96 to 768 channels."""
+
     __init__ = partialmethod(BiFormer.__init__, "b")

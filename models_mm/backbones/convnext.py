@@ -277,11 +277,15 @@ ConvNeXt.published = PublishedFiles(
 # mmdet's layer-wise decay of learning rates asks for "ConvNeXt" in a class's name.
 @register("convnext_t", variant=True)
 class ConvNeXt_T(ConvNeXt):
+    """ConvNeXt-T: 3, 3, 9, 3 blocks, 96 to 768 channels."""
+
     __init__ = partialmethod(ConvNeXt.__init__, "t")
 
 
 @register("kw1x_convnext_t", variant=True)
 class KW1x_ConvNeXt_T(KW_ConvNeXt):
+    """ConvNeXt-T with kernels from warehouses, one cell per block of a kernel."""
+
     __init__ = partialmethod(KW_ConvNeXt.__init__, "t")
 
 

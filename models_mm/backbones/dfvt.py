@@ -478,14 +478,20 @@ DFvT.published = PublishedFiles(
 
 @register(variant=True)
 class dfvt_t(DFvT):
+    """DFvT-T: 1, 1, 2, 1 transformer blocks, 48 to 384 channels."""
+
     __init__ = partialmethod(DFvT.__init__, "t")
 
 
 @register(variant=True)
 class dfvt_s(DFvT):
+    """DFvT-S: 1, 1, 2, 1 transformer blocks, 96 to 768 channels."""
+
     __init__ = partialmethod(DFvT.__init__, "s")
 
 
 @register(variant=True)
 class dfvt_b(DFvT):
+    """DFvT-B: 2, 2, 6, 2 transformer blocks, 128 to 1024 channels."""
+
     __init__ = partialmethod(DFvT.__init__, "b")

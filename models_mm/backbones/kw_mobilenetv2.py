@@ -215,9 +215,13 @@ class KW_MobileNetV2(Backbone):
 
 @register(variant=True)
 class kw1x_mobilenetv2(KW_MobileNetV2):
+    """MobileNetV2 with kernels from warehouses, one cell per block of a kernel."""
+
     __init__ = partialmethod(KW_MobileNetV2.__init__)
 
 
 @register(variant=True)
 class kw4x_mobilenetv2(KW_MobileNetV2):
+    """MobileNetV2 with kernels from warehouses, four cells per block of a kernel."""
+
     __init__ = partialmethod(KW_MobileNetV2.__init__, cell_num_ratio=4, sharing_range="layer")

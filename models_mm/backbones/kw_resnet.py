@@ -247,9 +247,13 @@ class KW_ResNet(Backbone):
 
 @register(variant=True)
 class kw1x_resnet50(KW_ResNet):
+    """ResNet-50 with kernels from warehouses, one cell per block of a kernel."""
+
     __init__ = partialmethod(KW_ResNet.__init__, 50)
 
 
 @register(variant=True)
 class kw4x_resnet50(KW_ResNet):
+    """ResNet-50 with kernels from warehouses, four cells per block of a kernel."""
+
     __init__ = partialmethod(KW_ResNet.__init__, 50, cell_num_ratio=4)

@@ -498,19 +498,27 @@ MPViT.published = PublishedFiles(
 
 @register(variant=True)
 class mpvit_tiny(MPViT):
+    """MPViT-T: 1, 2, 4, 1 layers in 2, 3, 3, 3 paths, MLP ratio 2."""
+
     __init__ = partialmethod(MPViT.__init__, "tiny")
 
 
 @register(variant=True)
 class mpvit_xsmall(MPViT):
+    """MPViT-XS: 1, 2, 4, 1 layers in 2, 3, 3, 3 paths, MLP ratio 4."""
+
     __init__ = partialmethod(MPViT.__init__, "xsmall")
 
 
 @register(variant=True)
 class mpvit_small(MPViT):
+    """MPViT-S: 1, 3, 6, 3 layers in 2, 3, 3, 3 paths, MLP ratio 4."""
+
     __init__ = partialmethod(MPViT.__init__, "small")
 
 
 @register(variant=True)
 class mpvit_base(MPViT):
+    """MPViT-B: 1, 3, 8, 3 layers in 2, 3, 3, 3 paths, MLP ratio 4."""
+
     __init__ = partialmethod(MPViT.__init__, "base")

@@ -409,29 +409,41 @@ RecNeXt.published = PublishedFiles(
 
 @register(variant=True)
 class recnext_m3(RecNeXt):
+    """RecNeXt-M3: 3, 3, 13, 2 blocks, 64 to 512 channels, recursive convolution."""
+
     __init__ = partialmethod(RecNeXt.__init__, "m3")
 
 
 @register(variant=True)
 class recnext_m4(RecNeXt):
+    """RecNeXt-M4: 5, 5, 25, 4 blocks, 64 to 512 channels, recursive convolution."""
+
     __init__ = partialmethod(RecNeXt.__init__, "m4")
 
 
 @register(variant=True)
 class recnext_m5(RecNeXt):
+    """RecNeXt-M5: 7, 7, 35, 2 blocks, 80 to 640 channels, recursive convolution."""
+
     __init__ = partialmethod(RecNeXt.__init__, "m5")
 
 
 @register(variant=True)
 class recnext_a3(RecNeXt):
+    """RecNeXt-A3: 3, 3, 13, 2 blocks, 64 to 512 channels, recursive attention."""
+
     __init__ = partialmethod(RecNeXt.__init__, "a3")
 
 
 @register(variant=True)
 class recnext_a4(RecNeXt):
+    """RecNeXt-A4: 5, 5, 25, 4 blocks, 64 to 512 channels, recursive attention."""
+
     __init__ = partialmethod(RecNeXt.__init__, "a4")
 
 
 @register(variant=True)
 class recnext_a5(RecNeXt):
+    """RecNeXt-A5: 7, 7, 35, 2 blocks, 80 to 640 channels, recursive attention."""
+
     __init__ = partialmethod(RecNeXt.__init__, "a5")
