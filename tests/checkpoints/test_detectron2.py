@@ -12,8 +12,9 @@ import torch
 from mmdet.models import build_backbone
 
 from models_mm.checkpoints import load_checkpoint, load_pretrained, read_checkpoint
-from models_mm.checkpoints.convert import build, convert_mpvit
+from models_mm.checkpoints.convert import convert_mpvit
 from models_mm.errors import CheckpointError
+from models_mm.mmdet2.detectors import mpvit_detector
 
 from . import detectron2_files as detectron2
 
@@ -54,7 +55,7 @@ def written(path, content):
 
 
 def converted(path, entries, **more):
-    return convert_mpvit(written(path, {"model": entries, **more}))
+    return convert_mpvit(written(path, {"model": entries, **more}), mpvit_detector)
 
 
 def refusal(path, entries) -> str:
@@ -108,7 +109,7 @@ def test_tool(case, run_tool, tmp_path):
     assert meta["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert (meta["arch"], meta["detector"], meta["mlp_ratio"]) == ("tiny", detector, [2, 2, 2, 2])
     assert len(meta["CLASSES"]) == 80
-    model = build(detector, "tiny", [2] * 4)
+    model = mpvit_detector(detector, "tiny", [2] * 4)
     load_checkpoint(model, str(target))
     state = model.state_dict()
     assert len(state) == ENTRIES[detector]
@@ -158,7 +159,7 @@ def test_backbone_file(retinanet_entries, tmp_path, prefix, classifier):
         entries[prefix + "cls_head.cls.weight"] = torch.rand(1000, 216)
         entries[prefix + "cls_head.cls.bias"] = torch.rand(1000)
     path = written(tmp_path / "mpvit_tiny_d2.pth", {"model": entries})
-    conversion = convert_mpvit(path)
+    conversion = convert_mpvit(path, mpvit_detector)
     assert len(conversion.dropped) == 2 * classifier
     target = written(tmp_path / "out.pth", conversion.checkpoint)
     for file in (path, target):
@@ -257,7 +258,7 @@ def test_nothing_a_file_brings_along_is_run(retinanet_entries, tmp_path, suffix)
     proof = tmp_path / "proof"
     path = tmp_path / f"file{suffix}"
     content = {"model": as_arrays(retinanet_entries), "trainer": Bomb(proof)}
-    conversion = convert_mpvit(written(path, content))
+    conversion = convert_mpvit(written(path, content), mpvit_detector)
     assert not proof.exists()
     assert len(conversion.checkpoint["state_dict"]) == ENTRIES["retinanet"]
 
@@ -282,7 +283,7 @@ def test_truncated_pickle(tmp_path):
 
 
 def detector_with(tmp_path, kind, entries):
-    model = build(kind, "tiny", [2] * 4)
+    model = mpvit_detector(kind, "tiny", [2] * 4)
     model.load_state_dict(converted(tmp_path / "file.pth", entries).checkpoint["state_dict"])
     return model.eval()
 

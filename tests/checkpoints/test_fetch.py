@@ -12,8 +12,8 @@ import torch
 
 from models_mm import catalogue as zoo
 from models_mm import create_backbone
+from models_mm.backbones import recnext
 from models_mm.checkpoints import fetch as fetching
-from models_mm.checkpoints import recnext
 from models_mm.checkpoints.fetch import fetch
 from models_mm.checkpoints.loading import load_pretrained
 from models_mm.cli import zoo as tool
@@ -102,8 +102,8 @@ def test_a_pretrained_backbone_is_fetched_once(site, cache, published, weights, 
 
 
 def test_the_series_have_releases_of_their_own():
-    assert recnext.FAMILY.url(NAME).endswith(f"releases/download/v1.0/{NAME}")
-    assert "/v2.0/" in recnext.FAMILY.url("recnext_a3_distill_300e.pth")
+    assert recnext.RecNeXt.published.url(NAME).endswith(f"releases/download/v1.0/{NAME}")
+    assert "/v2.0/" in recnext.RecNeXt.published.url("recnext_a3_distill_300e.pth")
 
 
 @pytest.mark.parametrize("name", ["biformer_small", "dfvt_t", "mpvit_tiny", "kw1x_resnet50"])
