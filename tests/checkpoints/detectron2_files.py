@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import nms, roi_align
 
-from models_mm.checkpoints.convert import build
+from models_mm import create_backbone
 
 PREFIX = "backbone.bottom_up.backbone."
 LIMIT = torch.log(torch.tensor(1000 / 16))
@@ -17,7 +17,7 @@ LIMIT = torch.log(torch.tensor(1000 / 16))
 def entries_of(detector: str, variant: str = "tiny", ratios=(2, 2, 2, 2)) -> dict:
     """Every key and shape by the published naming; heads that are alive."""
     torch.manual_seed(0)
-    backbone = build(None, variant, list(ratios)).state_dict()
+    backbone = create_backbone(f"mpvit_{variant}", mlp_ratio=list(ratios)).state_dict()
     entries = {PREFIX + key: value for key, value in backbone.items()}
     widths = [len(backbone[f"mhca_stages.{i}.aggregate.conv.weight"]) for i in range(4)]
     for name, shape in head_shapes(detector, widths):
