@@ -33,7 +33,7 @@ def __getattr__(name: str):
     try:
         return getattr(importlib.import_module(API[name]), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in host_imports.PACKAGES:
+        if not host_imports.of_host(error):
             raise
         raise ImportError(f"models_mm.{name}: {host_imports.missing(error.name)}") from error
 

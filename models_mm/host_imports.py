@@ -20,6 +20,11 @@ HOOKS = {
 PACKAGES = (*HOOKS, "cv2", "pycocotools", "matplotlib", "tensorboard", "terminaltables", "addict")
 
 
+def of_host(error: ModuleNotFoundError) -> bool:
+    """Whether a package that is missing comes with the host."""
+    return (error.name or "").partition(".")[0] in PACKAGES
+
+
 def missing(package: str) -> str:
     """What to do about a package of the host that is not installed."""
     return (

@@ -15,16 +15,20 @@ Files are read without running what they bring along: objects that are no plain 
 
 import argparse
 import hashlib
+import importlib
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
+from models_mm import host_imports
 from models_mm.checkpoints import read_checkpoint, write_checkpoint
 from models_mm.checkpoints.convert import convert_mpvit
 from models_mm.checkpoints.files import plain
-from models_mm.checkpoints.identify import Identity, identify, read_config
+from models_mm.checkpoints.identify import Identity, identify
 from models_mm.checkpoints.loading import unwrap
 from models_mm.cli.command import Parser
+from models_mm.config_files import find_config
 from models_mm.errors import CheckpointError
 from models_mm.outputs import refuse_input
 from models_mm.values import output_file
@@ -55,6 +59,8 @@ def inspect(args: argparse.Namespace) -> None:
     if others and len(others) < len(entries):
         facts["beside them"] = ", ".join(others)
     facts["complete"] = "no: " + identity.fault if identity.fault else "yes, it loads strictly"
+    if identity.unchecked:
+        facts["complete"] = f"its backbone is; not checked: {identity.unchecked}"
     if identity.kind == "detectron2":
         facts["complete"] = "convert it first: convert_checkpoint.py mpvit-detectron2 IN OUT"
     for key, value in facts.items():
@@ -70,12 +76,24 @@ def identified(args: argparse.Namespace) -> tuple[dict, Identity]:
         CheckpointError: it cannot be read, or ``--config`` is given for what is no detector.
     """
     checkpoint = read_checkpoint(args.input)
-    identity = identify(unwrap(checkpoint, args.input), args.input, args.config)
+    host = detectors()
+    build = host and host.detector_for
+    identity = identify(unwrap(checkpoint, args.input), args.input, args.config, build)
     if args.config and identity.kind in ("classification", "backbone", "detectron2"):
         raise CheckpointError(
             f"--config is for detectors, and {args.input} is {described(identity)}"
         )
     return checkpoint, identity
+
+
+def detectors() -> ModuleType | None:
+    """What builds detectors; ``None`` where MMDetection is not installed."""
+    try:
+        return importlib.import_module("models_mm.mmdet2.detectors")
+    except ModuleNotFoundError as error:
+        if host_imports.of_host(error):
+            return None
+        raise
 
 
 def progress(checkpoint: dict, meta: dict) -> dict:
@@ -142,7 +160,7 @@ def complete(identity: Identity, path: str) -> None:
         CheckpointError: they are not.
     """
     if identity.state is None:
-        reason = identity.fault or "convert it with mpvit-detectron2 first"
+        reason = identity.fault or identity.unchecked or "convert it with mpvit-detectron2 first"
         raise CheckpointError(f"{path} is {described(identity)}: {reason}")
 
 
@@ -170,7 +188,9 @@ def rewrite(args: argparse.Namespace) -> None:
 
 def convert_detectron2(args: argparse.Namespace) -> None:
     """Convert MPViT's file of detectron2, print what became of its entries, and write."""
-    checkpoint, dropped, permuted, remarks = convert_mpvit(args.input)
+    host = detectors()
+    build = host and host.mpvit_detector
+    checkpoint, dropped, permuted, remarks = convert_mpvit(args.input, build)
     meta = checkpoint["meta"]
     kind = meta["detector"] or "backbone"
     print(f"{args.input}: {kind} of MPViT {meta['arch']}, {len(checkpoint['state_dict'])} entries")
@@ -195,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     check_output(parser, args)
     if args.config:
-        read_config(args.config)  # a wrong one is refused even if the file turns out not to need it
+        find_config(args.config)  # a wrong one is refused even if the file turns out not to need it
     args.act(args)
 
 

@@ -99,8 +99,8 @@ def can_show() -> bool:
 def main(argv: list[str] | None = None) -> None:
     """Test as the command line says."""
     args = parse_args(argv)
+    from models_mm.config_files import path_of
     from models_mm.mmdet2 import testing
-    from models_mm.mmdet2.configs import path_of
 
     args.config = path_of(args.config)
     testing.run(args)

@@ -57,8 +57,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Train as the command line says."""
     args = parse_args(argv)
+    from models_mm.config_files import path_of
     from models_mm.mmdet2 import training
-    from models_mm.mmdet2.configs import path_of
 
     args.config = path_of(args.config)
     training.run(args)

@@ -10,9 +10,10 @@ from mmdet.models import BACKBONES, build_backbone, build_detector
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from models_mm.config_files import ROOT, is_config
 from models_mm.errors import UserError, did_you_mean
 from models_mm.mmdet2.building import built
-from models_mm.mmdet2.configs import ROOT, is_config, load_config
+from models_mm.mmdet2.configs import load_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DIRECT = ROOT / "tests/direct"

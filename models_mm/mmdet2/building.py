@@ -17,10 +17,11 @@ from mmdet.models import build_detector
 from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
+from models_mm.config_files import find_config
 from models_mm.distributed import liveness, preemption, watchdog
 from models_mm.errors import UserError
 from models_mm.mmdet2 import work_dirs
-from models_mm.mmdet2.configs import data_paths, find_config
+from models_mm.mmdet2.configs import data_paths
 from models_mm.mmdet2.execution import prepare_execution, settle_precision
 
 

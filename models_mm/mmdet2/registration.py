@@ -13,8 +13,7 @@ def register() -> None:
     """
     compat.apply_to_mmdet()
     # imported only now: they import mmdet's modules, which import mmcv.ops
-    from models_mm.data import images  # noqa: F401
-    from models_mm.mmdet2 import backbones, datasets, detectors, heads  # noqa: F401
+    from models_mm.mmdet2 import backbones, datasets, detectors, heads, pipelines  # noqa: F401
 
     backbones.register()
     catalogue.host_backbones = backbones.BACKBONES.module_dict

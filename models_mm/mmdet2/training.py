@@ -17,12 +17,13 @@ from mmdet.utils import collect_env, get_root_logger
 from models_mm.checkpoints import load_for_finetuning
 from models_mm.checkpoints.files import is_url
 from models_mm.checkpoints.runs import find_newest, read_meta
+from models_mm.config_files import find_config
 from models_mm.distributed import ranks, watchdog
 from models_mm.errors import Preempted, UserError
 from models_mm.mmdet2 import work_dirs
 from models_mm.mmdet2.building import build_model, join, prepare
 from models_mm.mmdet2.config_changes import check_changes
-from models_mm.mmdet2.configs import check_files, find_config, load_config
+from models_mm.mmdet2.configs import check_files, load_config
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.train_detector import start_loaders, train_detector
 from models_mm.randomness import seeded
