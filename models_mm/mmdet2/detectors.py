@@ -91,19 +91,8 @@ def mpvit_detector(detector: str, variant: str, ratios: list[float]) -> nn.Modul
     return built
 
 
-def own_variants() -> dict:
-    """Builders of the published rows' backbones that are mmdet's own, by variant."""
-    found = {}
-    for entry in catalogue():
-        variant = variant_of(entry.name)
-        if variant in ("resnet50", "mobilenetv2") and variant not in found:
-            found[variant] = entry.config
-
-    def builder(config: str):
-        def build() -> nn.Module:
-            settings = load_config(config).model.backbone.to_dict()
-            return build_backbone(ConfigDict({**settings, "init_cfg": None}))
-
-        return build
-
-    return {variant: builder(config) for variant, config in found.items()}
+def backbone_of_a_row(variant: str) -> nn.Module:
+    """The backbone of a published row, such as ``resnet50``, with random weights."""
+    entry = next(entry for entry in catalogue() if variant_of(entry.name) == variant)
+    settings = load_config(entry.config).model.backbone.to_dict()
+    return build_backbone(ConfigDict({**settings, "init_cfg": None}))

@@ -97,22 +97,22 @@ def test_nothing_at_all(tmp_path):
     ]
 
 
-def import_package(folder, **versions):
-    """``import models_mm`` where the records in a folder come first."""
+def import_host(folder, **versions):
+    """Import mmdet after the package, where the records in a folder come first."""
     install(folder, **versions)
-    command = [sys.executable, "-c", "import models_mm"]
+    command = [sys.executable, "-c", "import models_mm, mmdet"]
     environment = {"PYTHONPATH": f"{folder}:{ROOT}", "PATH": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_import_stops_at_what_cannot_work(tmp_path):
-    done = import_package(tmp_path, mmdet="3.3.0")
+    done = import_host(tmp_path, mmdet="3.3.0")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ImportError: mmdet 3.3.0 is installed")
 
 
 def test_import_warns_of_both_mmcvs(tmp_path):
-    done = import_package(tmp_path, mmcv="1.7.2", mmcv_full="1.7.2")
+    done = import_host(tmp_path, mmcv="1.7.2", mmcv_full="1.7.2")
     assert done.returncode == 0, done.stderr
     assert "UserWarning: both mmcv 1.7.2 and mmcv-full 1.7.2 are installed" in done.stderr
     assert "January 1, 2023" not in done.stderr  # mmcv's advertisement of its version 2
