@@ -161,6 +161,8 @@ class Evaluates:
 
     def before_run(self, runner) -> None:
         super().before_run(runner)
+        if runner.resumed is not None:
+            self.initial_flag = False  # `start` asked for one before the run, not in its middle
         name = os.path.basename(getattr(self, "best_ckpt_path", None) or "")
         if self.save_best:  # a checkpoint may come from elsewhere: only what lies here is replaced
             here = os.path.join(self.out_dir, name)
@@ -169,6 +171,8 @@ class Evaluates:
     def _do_evaluate(self, runner) -> None:
         if not self._should_evaluate(runner):
             return
+        # before a run's first epoch (`start`) the training goes on in the mode that it has begun in
+        training = runner.model.training
         # around epochs EMA's hook swaps the weights by itself
         with untouched(), runner.averaged_weights(swap=not self.by_epoch):
             if getattr(self, "broadcast_bn_buffer", False):
@@ -182,6 +186,7 @@ class Evaluates:
                         self._save_ckpt(runner, score)
                     self.show(runner)
             watchdog.meet("the evaluation")
+        runner.model.train(training)
 
     def show(self, runner) -> None:
         """Give TensorBoard pictures of COCO's data sets."""

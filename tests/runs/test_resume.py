@@ -1,5 +1,6 @@
 """A run that goes on from the middle of an epoch ends with the bits of one that never stopped."""
 
+import json
 import shutil
 
 import pytest
@@ -73,6 +74,24 @@ def test_from_the_end_of_an_epoch(demo_data, uninterrupted, tmp_path):
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
     best = checkpoint(tmp_path)["meta"]["hook_msgs"]
     assert "best_score" in best  # epoch 2's own comes after epoch 2's checkpoint
+
+
+def test_an_evaluation_before_the_run_changes_nothing(demo_data, uninterrupted, tmp_path):
+    """mmcv trains the first epoch in the mode of the evaluation then, norms and drop path off."""
+    train(demo_data, tmp_path, "evaluation.start=0", arguments=["--seed", "3"])
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
+
+
+def test_an_evaluation_before_the_run_is_not_one_in_its_middle(demo_data, uninterrupted, tmp_path):
+    """``start`` asks for one before the first epoch that it counts: not again after a resume, with
+    the number of an epoch that has not been trained yet."""
+    shutil.copy(uninterrupted / "epoch_1.pth", tmp_path)
+    train(demo_data, tmp_path, "evaluation.start=1", arguments=["--auto-resume"])
+    (log,) = tmp_path.glob("*.log.json")
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    evaluated = [record for record in records if "bbox_mAP" in record]
+    assert [(record["mode"], record["epoch"]) for record in evaluated] == [("val", 1), ("val", 2)]
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
 
 
 @pytest.mark.parametrize(
