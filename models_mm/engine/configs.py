@@ -7,7 +7,7 @@ from pathlib import Path
 
 import mmdet
 from mmcv import Config
-from mmdet.utils import replace_cfg_vals, update_data_root
+from mmdet.utils import compat_cfg, replace_cfg_vals, update_data_root
 
 import models_mm
 from models_mm.checkpoints.files import is_url, missing_file_message
@@ -19,6 +19,7 @@ from models_mm.errors import UserError
 PACKAGE = Path(models_mm.__file__).resolve().parent
 # configs/ and tools/ lie beside the package in a checkout and inside it once installed
 ROOT = PACKAGE.parent if (PACKAGE.parent / "configs").is_dir() else PACKAGE / ".mim"
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 MMDET_CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 
 
@@ -81,6 +82,19 @@ def find_config(path: str) -> Path:
     similar = difflib.get_close_matches(Path(path).stem, known, n=3, cutoff=0.5)
     hint = "".join(f"\n  did you mean {known[name].relative_to(ROOT)}?" for name in similar)
     raise UserError(f"config not found: {path}{hint}")
+
+
+def compatible(cfg: Config) -> Config:
+    """A copy with mmdet's older names replaced.
+
+    What a loader says of its own data workers counts: mmdet lets ``data.workers_per_gpu`` win.
+    """
+    own = {key: loader.get("workers_per_gpu") for key, loader in cfg.data.items() if key in LOADERS}
+    cfg = compat_cfg(cfg)
+    for key, workers in own.items():
+        if workers is not None:
+            cfg.data[key].workers_per_gpu = workers
+    return cfg
 
 
 def check_files(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -31,6 +31,9 @@ SLOW = 20
 # but not before so many seconds: file servers pause.
 AT_LEAST = 120.0
 
+# Settings of PyTorch's loader that it refuses, or falls over, where it has no workers.
+OF_WORKERS = ("timeout", "prefetch_factor", "multiprocessing_context")
+
 
 @dataclass
 class WorkerStart:
@@ -70,6 +73,8 @@ class Loader(DataLoader):
     def __init__(self, name: str, dataset: Dataset, settings: dict, hang_timeout: float):
         # they are, where there are any
         self.settings = {**settings, "persistent_workers": False}
+        if not settings["workers_per_gpu"]:  # what is said of workers waits for some
+            self.settings = {k: v for k, v in self.settings.items() if k not in OF_WORKERS}
         plain = self._plain(dataset, dist=False, shuffle=False, class_aware_sampler=None)
         super().__init__(
             dataset,

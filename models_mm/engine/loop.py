@@ -15,13 +15,14 @@ from mmcv.runner import (
 )
 from mmdet.core import build_optimizer
 from mmdet.datasets import replace_ImageToTensor
-from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
+from mmdet.utils import build_ddp, build_dp, get_root_logger
 from torch import nn
 from torch.utils.data import Dataset
 
 from models_mm.datasets.images import check_image_files
 from models_mm.datasets.samples import Batches, Samples
 from models_mm.engine import watchdog
+from models_mm.engine.configs import compatible
 from models_mm.engine.evaluation import PatientEvalHook, QuietEvalHook, check_best, check_evaluation
 from models_mm.engine.hooks import (
     BadImagesHook,
@@ -32,9 +33,11 @@ from models_mm.engine.hooks import (
     finite_loss,
 )
 from models_mm.engine.loading import Loader
-from models_mm.engine.runners import build_runner
+from models_mm.engine.runners import EpochRunner, IterRunner, build_runner
 from models_mm.engine.setup import build_data, built
 from models_mm.errors import UserError
+
+IMAGES = 2  # of a batch, where the config does not say
 
 
 def train_detector(
@@ -47,7 +50,34 @@ def train_detector(
     meta: dict,
 ) -> None:
     """Train a detector as its config says; ``cfg.resume_from`` is where it goes on."""
-    cfg = compat_cfg(cfg)
+    cfg = compatible(cfg)
+    runner = assemble(model, loaders, validation, cfg, distributed, meta)
+    runner.timestamp = timestamp  # the names of .log and .log.json
+    if cfg.get("resume_from"):
+        runner.resume(cfg.resume_from)
+    elif cfg.get("load_from"):
+        runner.load_checkpoint(cfg.load_from)
+    runner.run(loaders, [tuple(flow) for flow in cfg.workflow])
+
+
+def assemble(
+    model: nn.Module,
+    loaders: list[Loader],
+    validation: Loader | None,
+    cfg: Config,
+    distributed: bool,
+    meta: dict,
+) -> EpochRunner | IterRunner:
+    """The runner of a training, with its optimizer and all hooks.
+
+    Args:
+        model: the detector, not wrapped.
+        loaders: of the workflow; they get this process's share.
+        validation: the evaluation's, if there is one.
+        cfg: the config, :func:`compatible`.
+        distributed: there is a process group.
+        meta: of the checkpoints.
+    """
     logger = get_root_logger(log_level=cfg.log_level)
     for loader in loaders:
         share_training(loader, cfg, distributed)
@@ -70,30 +100,29 @@ def train_detector(
         work_dir=cfg.work_dir,
         meta=meta,
     )
-    runner.timestamp = timestamp  # the names of .log and .log.json
     register_hooks(runner, cfg, distributed)
-    if cfg.get("ema"):
+    if cfg.get("ema") is not None:
         # before the evaluation and the checkpoints, which take the averaged weights
         runner.register_hook(built("ema", lambda: EMAHook(**cfg.ema)), "ABOVE_NORMAL")
     faults = cfg.get("faults") or {}
     runner.register_hook(BadImagesHook(len(loaders[0].dataset), faults.get("bad_images", 0.01)))
     runner.register_hook(FiniteLossHook(faults.get("nonfinite_loss", "stop")), finite_loss.PRIORITY)
-    settings = cfg.get("checkpoint_config") or {}
+    settings = cfg.get("checkpoint_config")
+    settings = dict(save_last=False) if settings is None else settings
     writer = built("checkpoint_config", lambda: ExactCheckpointHook(**settings))
     runner.register_hook(writer, checkpoint.PRIORITY)
     if validation is not None:
         validation.share(dist=distributed, shuffle=False)
         runner.register_hook(evaluation_hook(validation, cfg, distributed, model.module), "LOW")
     runner.register_hook(ResumeHook(), "LOWEST")
-    if cfg.get("resume_from"):
-        runner.resume(cfg.resume_from)
-    elif cfg.get("load_from"):
-        runner.load_checkpoint(cfg.load_from)
-    runner.run(loaders, [tuple(flow) for flow in cfg.workflow])
+    return runner
 
 
 def register_hooks(runner, cfg: Config, distributed: bool) -> None:
     """What the config asks for by name: schedule, optimizer step, loggers, hooks of one's own."""
+    momentum = cfg.get("momentum_config")
+    if momentum and not runner.by_epoch:  # mmcv does so for all other hooks
+        momentum.setdefault("by_epoch", False)
     built(
         "lr_config, optimizer_config, log_config or custom_hooks",
         lambda: runner.register_training_hooks(
@@ -101,7 +130,7 @@ def register_hooks(runner, cfg: Config, distributed: bool) -> None:
             optimizer_hook(cfg, distributed),
             None,
             cfg.get("log_config"),
-            cfg.get("momentum_config"),
+            momentum,
             custom_hooks_config=cfg.get("custom_hooks"),
         ),
     )
@@ -113,12 +142,12 @@ def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | N
     Raises:
         UserError: a data set that cannot be built.
     """
-    cfg = compat_cfg(cfg)
+    cfg = compatible(cfg)
     limit = watchdog.timeout_of(cfg)
     datasets = {"data.train": build_data(cfg.data.train, "train")}
     if len(cfg.get("workflow", ())) == 2:
         datasets["data.val as the workflow's"] = validation_with_training_pipeline(cfg)
-    settings = {"samples_per_gpu": 2, "workers_per_gpu": 2, **cfg.data.get("train_dataloader", {})}
+    settings = {"samples_per_gpu": IMAGES, "workers_per_gpu": 2, **cfg.data.train_dataloader}
     loaders = [Loader(name, Samples(data), settings, limit) for name, data in datasets.items()]
     if not validate:
         return loaders, None
@@ -140,12 +169,15 @@ def validation_with_training_pipeline(cfg: Config) -> Dataset:
 
 def share_training(loader: Loader, cfg: Config, distributed: bool) -> None:
     """Give a loader this process's samples, which do not depend on what was loaded before."""
-    kind = cfg.runner["type"]
-    loader.share(
-        lambda batches: Batches(batches, cfg.seed, get_dist_info()[0], kind == "IterBasedRunner"),
-        dist=distributed,
-        seed=cfg.seed,
-        runner_type=kind,
+    kind, rank = cfg.runner["type"], get_dist_info()[0]
+    built(
+        "data.train_dataloader",
+        lambda: loader.share(
+            lambda batches: Batches(batches, cfg.seed, rank, kind == "IterBasedRunner"),
+            dist=distributed,
+            seed=cfg.seed,
+            runner_type=kind,
+        ),
     )
 
 
@@ -175,6 +207,8 @@ def optimizer_hook(cfg: Config, distributed: bool):
     if cfg.get("fp16") is not None:
         kinds = (Fp16OptimizerHook, GradientCumulativeFp16OptimizerHook)
         settings |= dict(**cfg.fp16, distributed=distributed)
+        if isinstance(settings.get("loss_scale"), int):
+            settings["loss_scale"] = float(settings["loss_scale"])  # mmcv knows floats only
     elif "type" in settings:
         return settings
     else:
@@ -195,7 +229,10 @@ def scale_lr(cfg: Config, logger) -> None:
     wanted = cfg.get("auto_scale_lr") or {}
     if not wanted.get("enable"):
         return
-    here = get_dist_info()[1] * cfg.data.train_dataloader.samples_per_gpu * accumulated(cfg)
+    if cfg.optimizer.get("lr") is None:
+        raise UserError("auto_scale_lr needs optimizer.lr in the config")
+    images = cfg.data.train_dataloader.get("samples_per_gpu", IMAGES)
+    here = get_dist_info()[1] * images * accumulated(cfg)
     scaled = cfg.optimizer.lr * here / wanted["base_batch_size"]
     logger.info(
         f"learning rate {cfg.optimizer.lr:g} for {wanted['base_batch_size']} images a step has "

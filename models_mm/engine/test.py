@@ -14,7 +14,7 @@ from mmcv import Config
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import get_dist_info, wrap_fp16_model
 from mmdet.datasets import replace_ImageToTensor
-from mmdet.utils import build_ddp, build_dp, compat_cfg
+from mmdet.utils import build_ddp, build_dp
 from torch import distributed as dist
 from torch import nn
 
@@ -23,7 +23,7 @@ from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.datasets.images import check_image_files
 from models_mm.engine import watchdog
 from models_mm.engine.cli import Parser, add_common_options, parse, say
-from models_mm.engine.configs import check_files, load_config
+from models_mm.engine.configs import check_files, compatible, load_config
 from models_mm.engine.evaluation import check_evaluation, predict
 from models_mm.engine.kinds import SCORE, output_file, output_folder
 from models_mm.engine.loading import Loader
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(missing_file_message(args.checkpoint))
     check_settings(cfg, ("test",))
     check_files(cfg, ("test",))
-    cfg = compat_cfg(cfg)
+    cfg = compatible(cfg)
     prepare(cfg, args)
     loader = build_loader(cfg)
     if args.out:

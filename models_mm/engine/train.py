@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         cfg.auto_scale_lr.enable = True
     check_files(cfg, splits)
     prepare(cfg, args)
+    if args.seed is None:
+        args.seed = cfg.get("seed")
     with seeded(args.seed or 0):  # on all ranks alike, whatever a data set draws
         loaders, validation = start_loaders(cfg, not args.no_validate)
     distributed = join(cfg, args)
