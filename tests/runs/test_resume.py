@@ -140,6 +140,31 @@ def test_runs_by_iterations_store_the_average(demo_data, tmp_path):
     assert torch.equal(raw, trained[parameters[0]])  # what the run goes on with
 
 
+@pytest.mark.parametrize(
+    "of_old", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ours", "without-a-run"]
+)
+def test_the_same_command_goes_on(demo_data, uninterrupted, tmp_path, monkeypatch, of_old):
+    """A job with --resume-from that is started again after a fault keeps what it has trained."""
+    first = checkpoint(uninterrupted, "epoch_1.pth")
+    if of_old:
+        first["meta"] = {k: v for k, v in first["meta"].items() if k not in ("run", "written")}
+    torch.save(first, tmp_path / "first.pth")
+    work, arguments = tmp_path / "work", ["--resume-from", str(tmp_path / "first.pth")]
+    train(demo_data, work, arguments=arguments)
+    for name in ("epoch_2.pth", "latest.pth"):  # as if it had ended before
+        (work / name).unlink()
+    newest = max(work.glob("interim_*.pth"), key=lambda path: int(path.stem[8:]))
+    written = newest.stat().st_mtime_ns
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(demo_data, work, arguments=arguments)
+    assert newest.stat().st_mtime_ns == written  # it was gone on from, not written again
+    assert not list(work.glob("previous_*"))
+    assert not differences(checkpoint(uninterrupted), checkpoint(work))
+    # another one that is asked for is another beginning
+    train(demo_data, work, arguments=["--resume-from", str(uninterrupted / "epoch_1.pth")])
+    assert list(work.glob("previous_*"))
+
+
 def test_weights_alone_cannot_be_resumed(demo_data, uninterrupted, tmp_path):
     weights = tmp_path / "weights.pth"
     torch.save({"state_dict": checkpoint(uninterrupted)["state_dict"], "meta": {}}, weights)
