@@ -1,6 +1,7 @@
 """Small data sets, and the options that make a config read them."""
 
 import json
+import sys
 from pathlib import Path
 
 # names of COCO's classes for the drawn categories: the configs know 80 classes by name
@@ -15,6 +16,9 @@ COCO_NAMES = {
 
 def draw(folder: Path, train: int, val: int, size: str = "128x96") -> Path:
     """A drawn data set in COCO layout."""
+    tools = str(Path(__file__).parents[1] / "tools")
+    if tools not in sys.path:
+        sys.path.append(tools)
     import make_demo_coco
 
     arguments = [str(folder), "--train", str(train), "--val", str(val), "--size", size]

@@ -42,6 +42,8 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
         raise UserError(f"config {file}: it is its own _base_, or too deep") from error
     except (Exception, SystemExit) as error:  # a config is code: anything can come out of it
         reason = str(error) or str(error.__context__ or "")  # mmcv names no module
+        if reason.startswith("No module named"):
+            reason += "; PYTHONPATH=. in front of the command finds modules of this folder"
         raise UserError(f"config {file}: {type(error).__name__} {reason}".rstrip()) from error
     if not all(isinstance(cfg.get(part), dict) for part in ("model", "data")):
         raise UserError(
