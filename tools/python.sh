@@ -21,7 +21,9 @@ positive() {
     done
 }
 config_exists() {
-    if ! [ -f "$1" ] && ! [ -f "$root/$1" ]; then
+    # or ours of the same file name, as the tools take it
+    if ! [ -f "$1" ] && ! [ -f "$root/$1" ] &&
+        ! compgen -G "$root/configs/*/${1##*/}" >/dev/null; then
         echo "error: config not found: $1" >&2
         exit 1
     fi

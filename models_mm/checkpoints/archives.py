@@ -15,15 +15,8 @@ from typing import BinaryIO, NamedTuple
 import torch
 
 from models_mm.checkpoints.disk import open_regular
-from models_mm.checkpoints.pickles import (
-    GRANTED,
-    MULTIPLE,
-    OBJECT,
-    InertUnpickler,
-    Known,
-    PlainUnpickler,
-    refuse,
-)
+from models_mm.checkpoints.inert import OBJECT, Known, refuse
+from models_mm.checkpoints.pickles import GRANTED, MULTIPLE, InertUnpickler, PlainUnpickler
 
 ZIP = b"PK\x03\x04"  # how an archive begins
 LEGACY = 0x1950A86A20F9469CFC6C  # and what the older format has first
@@ -82,7 +75,9 @@ class TorchUnpickler(InertUnpickler):
         self.storage = storage
         self.storages: dict[str, torch.UntypedStorage] = {}
 
-    def persistent_load(self, pid) -> Storage:
+    def persistent_load(self, pid):
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
+            return pid[1]  # the older format has a module's class beside its source code
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             refuse("it refers to something else than a storage")
         _, kind, key, _, number, *view = pid

@@ -15,11 +15,10 @@ from safetensors.torch import save
 
 from models_mm.checkpoints.archives import read_torch
 from models_mm.checkpoints.disk import open_regular, replacing
+from models_mm.checkpoints.inert import Foreign, ForeignName
 from models_mm.checkpoints.pickles import (
     GRANTED,
     MULTIPLE,
-    Foreign,
-    ForeignName,
     InertUnpickler,
     check_extent,
     read_pickle,
@@ -39,7 +38,7 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     """Read a checkpoint: PyTorch's formats, a ``.pkl`` of plain data, or safetensors.
 
     Nothing that the file brings along is run, and what it takes is bounded by its size. An object
-    of a class that is no plain data is read as a :class:`pickles.Foreign`, which is a name only.
+    of a class that is no plain data is read as a :class:`inert.Foreign`, which is a name only.
 
     Args:
         path: a local file.
@@ -54,7 +53,7 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     if not isinstance(checkpoint, dict):
         kind = checkpoint.name if isinstance(checkpoint, Foreign) else type(checkpoint).__name__
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {kind}, not a dictionary")
-    if isinstance(checkpoint.get("meta"), Foreign):
+    if not isinstance(checkpoint.get("meta", {}), dict):  # another project's, of another form
         checkpoint["meta"] = {}
     return checkpoint
 
@@ -126,7 +125,9 @@ def _safetensors(checkpoint: dict, path: Path) -> bytes:
     # One name of a shared tensor may not stand for another there.
     tensors = {key: value.clone() for key, value in checkpoint["state_dict"].items()}
     meta, _ = plain(checkpoint.get("meta", {}))
-    return save(tensors, metadata={"meta": json.dumps(meta), "format": "pt"})
+    # their header is text: tensors and bytes in meta become null
+    text = json.dumps(meta, skipkeys=True, default=lambda value: None)
+    return save(tensors, metadata={"meta": text, "format": "pt"})
 
 
 def _explanation(path: Path, error: BaseException) -> str:
@@ -137,7 +138,7 @@ def _explanation(path: Path, error: BaseException) -> str:
     reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
     if isinstance(error, ForeignName):
         name = reason.removeprefix("it names ")[:80]
-        return f"{path} holds a tensor of a kind that is not read here ({name})"
+        return f"{path} holds a tensor or array of a kind that is not read here ({name})"
     return (
         f"{path} cannot be read ({path.stat().st_size:,} bytes; {type(error).__name__}: {reason}): "
         "the file is truncated, damaged or no PyTorch checkpoint. Copy or download it again"
@@ -199,7 +200,7 @@ def plain(value, where: str = "") -> tuple[object, list[str]]:
         return value, []
     if isinstance(value, np.generic):
         return value.item(), []
-    if isinstance(value, np.ndarray) and value.dtype != object:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("="))), []
     if isinstance(value, argparse.Namespace):
         value = vars(value)
@@ -209,13 +210,15 @@ def plain(value, where: str = "") -> tuple[object, list[str]]:
     if isinstance(value, dict):
         copy = {}
         for key, item in value.items():
-            if isinstance(key, Foreign):
-                dropped.append(f"{where}[{key.name}]")
+            plain_key, lost = plain(key)
+            if lost or isinstance(key, torch.Tensor):
+                name = key.name if isinstance(key, Foreign) else type(key).__name__
+                dropped.append(f"{where}[{name}]")
                 continue
             kept, lost = plain(item, f"{where}.{key}" if where else str(key))
             dropped += lost
             if kept is not None or item is None:
-                copy[key] = kept
+                copy[plain_key] = kept
         return copy, dropped
     if isinstance(value, (list, tuple, set)):
         pairs = [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]

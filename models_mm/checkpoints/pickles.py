@@ -10,70 +10,53 @@ import argparse
 import io
 import pickle
 from collections import Counter, OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import torch
 
+from models_mm.checkpoints.arrays import ARRAYS, DType, fill_array
 from models_mm.checkpoints.disk import open_regular
+from models_mm.checkpoints.inert import (
+    DICT,
+    LIST,
+    OBJECT,
+    SET,
+    TUPLE,
+    Foreign,
+    ForeignName,
+    Known,
+    octets,
+    refuse,
+)
 
 # Memory that a pickle may take for each of its bytes, and the bytes that are granted to any of
 # them. An empty dictionary takes 64 bytes; its code, with the entry in the memo, two.
 MULTIPLE = 64
 GRANTED = 32 << 20
 DEPTH = 64  # of containers in one another: less than what recursive functions can follow
-# Bytes that Python takes for what a pickle makes with a byte or two.
-TUPLE, LIST, DICT, SET, OBJECT = 64, 80, 88, 232, 320
 SCALARS = {str, bytes, int, float, bool, complex, type(None)}
 LARGE_KEY = 1 << 60  # larger integers may share their hash: dictionaries of them take for ever
+# Keys whose hash is quick; an optimizer's state has parameters as keys.
+BY_IDENTITY = (Foreign, Known, torch.Tensor, torch.device, torch.dtype)
 
 
-class ForeignName(pickle.UnpicklingError):
-    """A pickle names a function or class that is not in the table."""
+def check_keys(keys, names: bool = False) -> None:
+    """Refuse keys whose hash takes for ever, or a deeper stack than the machine's.
 
-    def __init__(self, name: str):
-        super().__init__(f"it names {name}")
-
-
-class Foreign:
-    """What stands for an object, class or function that is not in the table: its name, no content.
-
-    Whatever a pickle does to it, calls it, gives it a state or fills it, has no effect.
+    Args:
+        keys: of a dictionary or set.
+        names: refuse all but texts.
     """
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str):
-        self.name = "".join(letter if letter.isprintable() else "?" for letter in name[:80])
-
-    def __repr__(self) -> str:
-        return f"<{self.name}, not read>"
-
-
-class Known:
-    """A name of the table, as it lies on the stack: ``build(unpickler, *arguments)`` calls it."""
-
-    def __init__(self, build: Callable | None = None):
-        self.build = build
-
-
-def refuse(reason: str) -> NoReturn:
-    """End the reading of a damaged or hostile file."""
-    raise pickle.UnpicklingError(reason)
-
-
-def check_keys(keys, kinds: set[type] = frozenset()) -> None:
-    """Refuse keys whose hash takes for ever, or a deeper stack than the machine's."""
     for key in keys:
         kind = type(key)
-        if kind is str or kind in kinds or kind is Foreign:
+        if kind is str or (isinstance(key, BY_IDENTITY) and not names):
             continue
-        if kinds or not (kind in SCALARS or kind is tuple or isinstance(key, np.generic)):
+        many = kind in (tuple, torch.Size)
+        if names or not (kind in SCALARS or many or isinstance(key, np.generic)):
             refuse(f"a {kind.__name__} is a key")
-        if kind is tuple:
-            if any(type(item) is tuple for item in key):
+        if many:
+            if any(isinstance(item, tuple) for item in key):
                 refuse("tuples of tuples are a key")
             check_keys(key)
         elif kind is int and not -LARGE_KEY < key < LARGE_KEY:
@@ -229,7 +212,7 @@ class PlainUnpickler(pickle._Unpickler):
             target.set_state(state)
         elif type(target) is argparse.Namespace and type(state) is dict:
             self.charge(DICT * (1 + len(state)))
-            check_keys(state, {str})
+            check_keys(state, names=True)
             vars(target).update(state)
         # an OrderedDict's is the versions of torch's modules
         elif type(target) not in (OrderedDict, Foreign):
@@ -370,92 +353,6 @@ def _complex(reader: PlainUnpickler, real: float, imaginary: float) -> complex:
     return complex(float(real), float(imaginary))
 
 
-def octets(data) -> bytes:
-    """Bytes; text for them is what Python 2 wrote."""
-    if type(data) is str:
-        data = data.encode("latin1")
-    if type(data) not in (bytes, bytearray):
-        refuse(f"a {type(data).__name__} for bytes")
-    return data
-
-
-# --- the table: NumPy's arrays and numbers
-
-DTYPES = {*("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")}
-NDARRAY = Known()  # is named, and never called
-
-
-class DType:
-    """A type of plain numbers under its way to an array; NumPy's own would take any state."""
-
-    def __init__(self, code: str):
-        self.order, self.code = (code[0], code[1:]) if code[:1] in "<>=|" else ("=", code)
-        if self.code not in DTYPES:
-            refuse(f"an array of the type {code!r:.20}")
-
-    def set_state(self, state) -> None:
-        if type(state) is not tuple or len(state) < 5 or state[2:5] != (None, None, None):
-            refuse("an array of a type with parts")
-        if type(state[1]) is not str or state[1] not in tuple("<>=|"):
-            refuse("an array of a type without byte order")
-        self.order = state[1]
-
-    def numpy(self) -> np.dtype:
-        return np.dtype(self.order + self.code)
-
-
-def _dtype(reader: PlainUnpickler, code, align=False, copy=False) -> DType:
-    reader.charge(OBJECT)
-    return DType(octets(code).decode("latin1"))
-
-
-def numbers(reader: PlainUnpickler, shape, dtype, data) -> tuple[tuple, np.dtype, bytes]:
-    """Shape, type and bytes of an array, after a check that they fit one another."""
-    if type(dtype) is not DType or type(shape) is not tuple or len(shape) > 32:
-        refuse("an array without type or shape")
-    values, kind = 1, dtype.numpy()
-    for length in shape:
-        if type(length) is not int or not 0 <= length < 1 << 40:
-            refuse("an array whose shape cannot be")
-        values *= length
-    data = octets(data)
-    if values * kind.itemsize != len(data):
-        refuse(f"an array of {values} values in {len(data)} bytes")
-    reader.charge(len(data))
-    return shape, kind, data
-
-
-def _reconstruct(reader: PlainUnpickler, kind, shape, code) -> np.ndarray:
-    """An empty array that :func:`fill_array` gets to fill."""
-    if kind is not NDARRAY or shape != (0,):
-        refuse("an array that is not empty at first")
-    reader.charge(OBJECT)
-    return np.empty(0, np.int8)
-
-
-def fill_array(reader: PlainUnpickler, array: np.ndarray, state) -> None:
-    """Give an empty array its shape and values."""
-    if type(state) is not tuple or len(state) != 5 or array.shape != (0,):
-        refuse("an array with another state than NumPy's")
-    version, shape, dtype, fortran, data = state
-    shape, kind, data = numbers(reader, shape, dtype, data)
-    array.__setstate__((1, shape, kind, fortran is True or fortran == 1, bytes(data)))
-
-
-def _frombuffer(reader: PlainUnpickler, data, dtype, shape, order) -> np.ndarray:
-    """An array as protocol 5 writes it."""
-    shape, kind, data = numbers(reader, shape, dtype, data)
-    if order not in ("C", "F"):
-        refuse("an array whose values have no order")
-    return np.frombuffer(bytearray(data), kind).reshape(shape, order=order)
-
-
-def _scalar(reader: PlainUnpickler, dtype, data) -> np.generic:
-    _, kind, data = numbers(reader, (), dtype, data)
-    reader.charge(TUPLE)
-    return np.frombuffer(data, kind)[0]
-
-
 PlainUnpickler.names = {
     ("collections", "OrderedDict"): Known(_ordered_dict),
     ("collections", "Counter"): Known(_counter),
@@ -471,17 +368,7 @@ PlainUnpickler.names = {
             ("complex", _complex),
         )
     },
-    ("numpy", "ndarray"): NDARRAY,
-    ("numpy", "dtype"): Known(_dtype),
-    **{
-        (f"numpy.{core}.{module}", name): Known(build)
-        for core in ("core", "_core")  # NumPy 1 and later
-        for module, name, build in (
-            ("multiarray", "_reconstruct", _reconstruct),
-            ("multiarray", "scalar", _scalar),
-            ("numeric", "_frombuffer", _frombuffer),
-        )
-    },
+    **ARRAYS,
 }
 
 

@@ -144,12 +144,22 @@ class Watchdog:
         return [rank for rank, heard in enumerate(self.heard) if now - heard.ticked > seconds]
 
     def lost(self, seconds: float) -> list[int]:
-        """The ranks that the others wait for: those furthest behind when all stand still."""
-        now = time.monotonic()
+        """The ranks that the others wait for: those furthest behind when one stands still.
+
+        One that waits in a collective stands at the same step as the one that hangs, and may have
+        been heard a little earlier: both are named.
+        """
         dead = self.dead(seconds)
-        still = [rank for rank, heard in enumerate(self.heard) if now - heard.stepped > seconds]
-        least = min((self.heard[rank].steps for rank in still), default=0)
-        return dead or [rank for rank in still if self.heard[rank].steps == least]
+        if dead or not self._still(seconds):
+            return dead
+        still = self._still(seconds / 2)
+        least = min(self.heard[rank].steps for rank in still)
+        return [rank for rank in still if self.heard[rank].steps == least]
+
+    def _still(self, seconds: float) -> list[int]:
+        """Ranks that have not got further for some time."""
+        now = time.monotonic()
+        return [rank for rank, heard in enumerate(self.heard) if now - heard.stepped > seconds]
 
     def end(self, lost: list[int], why: str) -> None:
         """Say who is lost, and end this process."""

@@ -14,14 +14,15 @@ from mmcv.cnn.utils import revert_sync_batchnorm
 from mmcv.runner import get_dist_info, init_dist
 from mmdet.datasets import CocoDataset, build_dataset
 from mmdet.models import build_detector
-from mmdet.utils import compat_cfg, get_device, rfnext_init_model, setup_multi_processes
+from mmdet.utils import get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
 from models_mm.config_files import find_config
 from models_mm.distributed import liveness, preemption, watchdog
 from models_mm.errors import UserError
+from models_mm.messages import say_once
 from models_mm.mmdet2 import work_dirs
-from models_mm.mmdet2.configs import data_paths
+from models_mm.mmdet2.configs import compatible, data_paths
 from models_mm.mmdet2.execution import prepare_execution, settle_precision
 
 
@@ -35,7 +36,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     # the data workers are the parallelism; set so that mmdet has nothing to warn of
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")
-    setup_multi_processes(compat_cfg(cfg))
+    setup_multi_processes(compatible(cfg))
     preemption.listen()
 
 
@@ -52,7 +53,7 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
         launcher = os.getppid()
         liveness.need("the launcher", lambda: os.getppid() != launcher)
     liveness.begin()
-    cfg.gpu_ids = [chosen_gpu(args)]
+    wanted, cfg.gpu_ids = cfg.get("gpu_ids"), [chosen_gpu(args)]
     settle_device(cfg)
     if cfg.device == "cpu" and cfg.get("fp16") is not None:
         # mmcv's mixed precision is for GPUs: here it would halve the images and nothing else
@@ -63,8 +64,10 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
         cfg.fp16 = None
     distributed = args.launcher != "none"
     if distributed:
-        init_dist(args.launcher, **process_group(cfg))
+        init_dist(args.launcher, **process_group(cfg, args.launcher))
         cfg.gpu_ids = range(get_dist_info()[1])
+    if wanted is not None and list(wanted) != list(cfg.gpu_ids):
+        say_once(f"config: gpu_ids={wanted} is not used: --gpu-id, or the launcher, chooses")
     if get_dist_info()[0] == 0:
         work_dirs.make(cfg.work_dir)
     return distributed
@@ -98,9 +101,11 @@ def settle_device(cfg: Config) -> None:
     torch.backends.cudnn.benchmark = bool(cfg.get("cudnn_benchmark", False))
 
 
-def process_group(cfg: Config) -> dict:
+def process_group(cfg: Config, launcher: str) -> dict:
     """``dist_params``; a ``timeout`` is in seconds, by default later than the watchdog's."""
     settings = {"backend": "nccl", **cfg.get("dist_params", {})}
+    if launcher != "slurm" and settings.pop("port", None) is not None:
+        say_once("config: dist_params.port is for Slurm and not used: MASTER_PORT is the port here")
     settings.setdefault("timeout", watchdog.timeout_of(cfg) + 60)
     return {**settings, "timeout": timedelta(seconds=settings["timeout"])}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mmdet
 from mmcv import Config
-from mmdet.utils import replace_cfg_vals, update_data_root
+from mmdet.utils import compat_cfg, replace_cfg_vals, update_data_root
 
 from models_mm.catalogue import known
 from models_mm.checkpoints.files import is_url, missing_file_message
@@ -15,6 +15,7 @@ from models_mm.errors import UserError
 from models_mm.mmdet2.other_projects import known_bases, settle_pretrained, translate
 from models_mm.mmdet2.overrides import apply
 
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 MMDET_CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 
 
@@ -37,6 +38,8 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
         raise UserError(f"config {file}: it is its own _base_, or too deep") from error
     except (Exception, SystemExit) as error:  # a config is code: anything can come out of it
         reason = str(error) or str(error.__context__ or "")  # mmcv names no module
+        if reason.startswith("No module named"):
+            reason += "; PYTHONPATH=. in front of the command finds modules of this folder"
         raise UserError(f"config {file}: {type(error).__name__} {reason}".rstrip()) from error
     if not all(isinstance(cfg.get(part), dict) for part in ("model", "data")):
         raise UserError(
@@ -69,6 +72,19 @@ def get_config(name: str, overrides: dict | None = None) -> Config:
         UserError: no config of that name; names similar ones.
     """
     return load_config(str(config_files()[known(name, config_files())]), overrides)
+
+
+def compatible(cfg: Config) -> Config:
+    """A copy with mmdet's older names replaced.
+
+    What a loader says of its own data workers counts: mmdet lets ``data.workers_per_gpu`` win.
+    """
+    own = {key: loader.get("workers_per_gpu") for key, loader in cfg.data.items() if key in LOADERS}
+    cfg = compat_cfg(cfg)
+    for key, workers in own.items():
+        if workers is not None:
+            cfg.data[key].workers_per_gpu = workers
+    return cfg
 
 
 def check_files(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -79,6 +79,14 @@ class CocoDataset(MMDetCocoDataset):
                 warnings.warn(message, stacklevel=2)
         return infos
 
+    def get_cat2imgs(self) -> dict[int, list[int]]:
+        """The images of each label, for ``class_aware_sampler``; mmdet takes ids for labels."""
+        images: dict[int, list[int]] = {label: [] for label in range(len(self.CLASSES))}
+        for index in range(len(self)):
+            for category in sorted(set(self.get_cat_ids(index)) & set(self.cat_ids)):
+                images[self.cat2label[category]].append(index)
+        return images
+
     def evaluate(
         self,
         results: list,

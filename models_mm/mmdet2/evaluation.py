@@ -172,6 +172,8 @@ class EvaluationHook(EvalHook):
 
     def before_run(self, runner: BaseRunner) -> None:
         super().before_run(runner)
+        if runner.resumed is not None:
+            self.initial_flag = False  # `start` asked for one before the run, not in its middle
         name = os.path.basename(getattr(self, "best_ckpt_path", None) or "")
         if self.save_best:  # a checkpoint may come from elsewhere: only what lies here is replaced
             here = os.path.join(self.out_dir, name)
@@ -180,6 +182,8 @@ class EvaluationHook(EvalHook):
     def _do_evaluate(self, runner: BaseRunner) -> None:
         if not self._should_evaluate(runner):
             return
+        # before a run's first epoch (`start`) the training goes on in the mode that it has begun in
+        training = runner.model.training
         # around epochs EMA's hook swaps the weights by itself
         with untouched(), averaged_weights(runner, swap=not self.by_epoch):
             if self.broadcast_bn_buffer and runner.world_size > 1:
@@ -193,6 +197,7 @@ class EvaluationHook(EvalHook):
                         self._save_ckpt(runner, score)
                     self.show(runner)
             watchdog.meet("the evaluation")
+        runner.model.train(training)
 
     def show(self, runner: BaseRunner) -> None:
         """Give TensorBoard pictures of COCO's data sets."""

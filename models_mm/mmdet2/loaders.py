@@ -31,6 +31,9 @@ LATE_FACTOR = 20
 # but not before this many seconds: file servers pause.
 LATE_SECONDS = 120.0
 
+# Settings of PyTorch's loader that it refuses, or falls over, where it has no workers.
+OF_WORKERS = ("timeout", "prefetch_factor", "multiprocessing_context")
+
 
 @dataclass
 class WorkerStart:
@@ -70,6 +73,8 @@ class Loader(DataLoader):
     def __init__(self, name: str, dataset: Dataset, settings: dict, hang_timeout: float):
         # our data workers always persist; of mmdet's own loader only the samplers are used
         self.settings = {**settings, "persistent_workers": False}
+        if not settings["workers_per_gpu"]:  # what is said of workers waits for some
+            self.settings = {k: v for k, v in self.settings.items() if k not in OF_WORKERS}
         plain = self._mmdet_loader(dataset, dist=False, shuffle=False, class_aware_sampler=None)
         super().__init__(
             dataset,

@@ -12,6 +12,8 @@ from torch import nn
 from models_mm.errors import UserError
 from models_mm.mmdet2.building import built
 
+IMAGES = 2  # per batch, where the config does not say
+
 
 def optimizer_of(model: nn.Module, settings: dict) -> torch.optim.Optimizer:
     """The optimizer of a config.
@@ -38,8 +40,11 @@ def scale_lr(cfg: Config, logger) -> None:
     wanted = cfg.get("auto_scale_lr") or {}
     if not wanted.get("enable"):
         return
+    if cfg.optimizer.get("lr") is None:
+        raise UserError("auto_scale_lr needs optimizer.lr in the config")
     accumulated = (cfg.optimizer_config or {}).get("cumulative_iters", 1)
-    here = get_dist_info()[1] * cfg.data.train_dataloader.samples_per_gpu * accumulated
+    images = cfg.data.train_dataloader.get("samples_per_gpu", IMAGES)
+    here = get_dist_info()[1] * images * accumulated
     scaled = cfg.optimizer.lr * here / wanted["base_batch_size"]
     logger.info(
         f"learning rate {cfg.optimizer.lr:g} for {wanted['base_batch_size']} images a step has "

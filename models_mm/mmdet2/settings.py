@@ -20,6 +20,7 @@ from mmdet.models import DETECTORS
 from mmdet.models.builder import MODELS
 
 from models_mm.errors import UserError, did_you_mean
+from models_mm.mmdet2.conflicts import check_conflicts
 from models_mm.mmdet2.snapshots import CheckpointWriter
 from models_mm.values import (
     FLAG,
@@ -39,6 +40,7 @@ from models_mm.values import (
 
 BATCH, WORKERS, POSITIVE = whole(1, 4096), whole(0, 256), number(above=0)
 NAME = either(NONE, TEXT)
+STARTS = ("fork", "spawn", "forkserver")  # of data workers
 FLOW = Kind(
     "[('train', 1)] or [('train', N), ('val', M)] with whole numbers",
     lambda value: (
@@ -65,12 +67,15 @@ def _is_flow(value: object, mode: str) -> bool:
 # Paths of settings (``*``: any one part) and what they may be.
 TABLE: dict[str, Kind] = {
     "amp": either(NONE, choice("bfloat16", "float16", "off")),
+    "auto_resume": FLAG,
     "channels_last": FLAG,
     "compile": FLAG,
+    "cudnn_benchmark": FLAG,
     "device": NAME,
+    "gpu_ids": Kind("a list of GPUs", lambda value: isinstance(value, (list, tuple, range))),
     "find_unused_parameters": FLAG,
     "log_level": choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
-    "mp_start_method": choice("fork", "spawn", "forkserver"),
+    "mp_start_method": choice(*STARTS),
     "opencv_num_threads": whole(0, 256),
     "load_from": NAME,
     "resume_from": NAME,
@@ -86,8 +91,12 @@ TABLE: dict[str, Kind] = {
     **{f"data{part}.persistent_workers": FLAG for part in ("", ".*_dataloader")},
     "data.*_dataloader.shuffle": FLAG,
     "data.*_dataloader.pin_memory": FLAG,
+    "data.*_dataloader.drop_last": FLAG,
+    "data.*_dataloader.class_aware_sampler": either(NONE, SETTINGS),
+    "data.*_dataloader.class_aware_sampler.num_sample_class": whole(1),
     "data.*_dataloader.prefetch_factor": whole(1, 256),
     "data.*_dataloader.timeout": number(0),
+    "data.*_dataloader.multiprocessing_context": either(NONE, choice(*STARTS)),
     "runner": SETTINGS,
     "runner.max_epochs": either(NONE, whole(1)),
     "runner.max_iters": either(NONE, whole(1)),
@@ -99,6 +108,11 @@ TABLE: dict[str, Kind] = {
     "optimizer.eps": number(0),
     "optimizer.betas": many(number(0, 1)),
     "optimizer.paramwise_cfg": either(NONE, SETTINGS),
+    "optimizer.paramwise_cfg.*_mult": number(0),
+    "optimizer.paramwise_cfg.bypass_duplicate": FLAG,
+    "optimizer.paramwise_cfg.custom_keys": SETTINGS,
+    "optimizer.paramwise_cfg.custom_keys.*": SETTINGS,
+    "optimizer.paramwise_cfg.custom_keys.*.*": number(0),
     "optimizer_config": SETTINGS,
     "optimizer_config.grad_clip": either(NONE, SETTINGS),
     "optimizer_config.grad_clip.max_norm": POSITIVE,
@@ -119,11 +133,13 @@ TABLE: dict[str, Kind] = {
     "lr_config.warmup_by_epoch": FLAG,
     "momentum_config": either(NONE, SETTINGS),
     "checkpoint_config": either(NONE, SETTINGS),
+    "checkpoint_config.by_epoch": either(NONE, FLAG),
     "checkpoint_config.interval": either(choice(-1), whole(1)),
     "checkpoint_config.iterations": either(NONE, whole(1)),
     "checkpoint_config.minutes": either(NONE, number(0)),
     "checkpoint_config.max_keep_ckpts": either(choice(-1), whole(1)),
     "evaluation": SETTINGS,
+    "evaluation.by_epoch": FLAG,
     "evaluation.interval": whole(1),
     "evaluation.start": either(NONE, whole(0)),
     "evaluation.pictures": whole(0),
@@ -160,7 +176,7 @@ TABLE: dict[str, Kind] = {
 # Sections whose names are all in the table.
 CLOSED = (
     *("auto_scale_lr", "dist_params", "faults", "fp16", "log_config"),
-    "optimizer_config.grad_clip",
+    *("optimizer_config.grad_clip", "data.*_dataloader.class_aware_sampler"),
 )
 # What mmdet's build_dataloader and PyTorch's DataLoader take, as far as a config can say it.
 LOADER = (
@@ -168,6 +184,17 @@ LOADER = (
     *("class_aware_sampler", "pin_memory", "drop_last", "timeout", "prefetch_factor"),
     *("multiprocessing_context",),
 )
+# What constructors of optimizers look up in paramwise_cfg, and in its custom_keys.
+BY_LAYER = ("num_layers", "decay_rate", "decay_type")
+PARAMWISE = {
+    "DefaultOptimizerConstructor": (
+        *("custom_keys", "bias_lr_mult", "bias_decay_mult", "norm_decay_mult"),
+        *("dwconv_decay_mult", "dcn_offset_lr_mult", "bypass_duplicate"),
+    ),
+    "LearningRateDecayOptimizerConstructor": BY_LAYER,
+    "LayerDecayOptimizerConstructor": BY_LAYER,
+}
+CUSTOM_KEYS = ("lr_mult", "decay_mult")
 # Sections that training alone reads.
 OF_TRAINING = (
     *("runner", "optimizer", "optimizer_config", "lr_config", "momentum_config", "ema"),
@@ -181,6 +208,8 @@ PATHS = {
 }
 # Parts of a detector that are one whatever their type is called.
 PARTS = ("backbone", "neck", "rpn_head", "roi_head", "bbox_head", "mask_head")
+# What a detector's part takes out of the settings of another before that is built (DETR's head).
+TAKEN = {"bg_cls_weight"}
 # What builders give to constructors besides the settings.
 GIVEN = {"params", "train_cfg", "test_cfg", "distributed"}
 ANY = Kind("anything", lambda value: True)
@@ -203,9 +232,6 @@ def check_settings(cfg: Config, splits: Iterable[str], training: bool = False) -
         if training or path.partition(".")[0] not in OF_TRAINING:
             for key, value in places(tree, path):
                 kind.check(key, value)
-    for name in ("samples_per_gpu", "persistent_workers"):
-        if name in tree["data"] and name in (tree["data"].get("train_dataloader") or {}):
-            raise UserError(f"data.{name} and data.train_dataloader.{name}: give one of them")
     for section in CLOSED:
         if training or section not in OF_TRAINING:
             known = [path.rpartition(".")[2] for path in TABLE if path.startswith(section + ".")]
@@ -221,6 +247,7 @@ def check_settings(cfg: Config, splits: Iterable[str], training: bool = False) -
         check_models("model", tree["model"])
     if training:
         check_training(tree)
+    check_conflicts(tree, splits, training)
 
 
 def places(tree: dict, path: str, before: str = "") -> Iterator[tuple[str, object]]:
@@ -254,7 +281,11 @@ def check_training(tree: dict) -> None:
     optimizer = dict(tree["optimizer"])
     constructor = optimizer.pop("constructor", "DefaultOptimizerConstructor")
     check_type("optimizer.constructor", constructor, _names(OPTIMIZER_BUILDERS))
-    optimizer.pop("paramwise_cfg", None)
+    by_parameter = optimizer.pop("paramwise_cfg", None) or {}
+    if constructor in PARAMWISE:
+        check_names("optimizer.paramwise_cfg", by_parameter, PARAMWISE[constructor])
+        for key, multiples in places(tree, "optimizer.paramwise_cfg.custom_keys.*"):
+            check_names(key, multiples, CUSTOM_KEYS)
     check_class("optimizer", optimizer, OPTIMIZERS)
     settings = dict(tree["optimizer_config"])
     if "type" in settings:
@@ -269,7 +300,10 @@ def check_training(tree: dict) -> None:
         check_arguments(name, kind, tree.get(name) or {})
     hooks = [(f"custom_hooks.{i}", hook) for i, hook in enumerate(tree.get("custom_hooks") or ())]
     if "log_config" in tree:
-        loggers = tree["log_config"].get("hooks", ())
+        for name in ("interval", "hooks"):
+            if name not in tree["log_config"]:
+                raise UserError(f"log_config.{name} is missing: a log needs it")
+        loggers = tree["log_config"]["hooks"]
         hooks += [(f"log_config.hooks.{i}", hook) for i, hook in enumerate(loggers)]
     for where, hook in hooks:
         check_class(where, {k: v for k, v in hook.items() if k != "priority"}, HOOKS)
@@ -309,7 +343,8 @@ def check_dataset(where: str, dataset: object) -> None:
             check_dataset(f"{where}.{place}", item)
         return
     SETTINGS.check(where, dataset)
-    settings = {k: v for k, v in dataset.items() if k != "samples_per_gpu"}
+    of_evaluation = where.startswith(("data.val", "data.test"))  # whose loader takes it from here
+    settings = {k: v for k, v in dataset.items() if not (of_evaluation and k == "samples_per_gpu")}
     for name, kind in PATHS.items():
         if name in settings:
             kind.check(f"{where}.{name}", settings[name])
@@ -339,7 +374,8 @@ def check_models(where: str, settings: object) -> None:
     for key, part in items:
         if isinstance(part, dict):
             if key in PARTS or MODELS.get(str(part.get("type"))) is not None:
-                check_class(f"{where}.{key}", part, MODELS)
+                own = {name: value for name, value in part.items() if name not in TAKEN}
+                check_class(f"{where}.{key}", own, MODELS)
             check_models(f"{where}.{key}", part)
         elif isinstance(part, (list, tuple)):
             check_models(f"{where}.{key}", part)

@@ -21,7 +21,7 @@ class CheckpointWriter:
 
     Args:
         interval: a regular checkpoint every so many epochs (iterations without ``by_epoch``); -1:
-            none.
+            none before the end.
         by_epoch: what ``interval`` counts (default: what the runner counts).
         save_last: a regular one at the end of the run too.
         iterations: an interim checkpoint every so many iterations.
@@ -40,7 +40,7 @@ class CheckpointWriter:
     ):
         self.interval = interval
         self.by_epoch = by_epoch
-        self.save_last = save_last and interval > 0
+        self.save_last = save_last
         self.iterations = iterations
         self.minutes = minutes
         self.max_keep_ckpts = max_keep_ckpts

@@ -12,7 +12,7 @@ from mmcv import Config
 from mmcv.cnn import fuse_conv_bn
 from mmcv.runner import get_dist_info, wrap_fp16_model
 from mmdet.datasets import replace_ImageToTensor
-from mmdet.utils import build_ddp, build_dp, compat_cfg
+from mmdet.utils import build_ddp, build_dp
 from torch import distributed as dist
 from torch import nn
 
@@ -21,7 +21,7 @@ from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.mmdet2.building import build_data, build_model, join, prepare
-from models_mm.mmdet2.configs import check_files, load_config
+from models_mm.mmdet2.configs import check_files, compatible, load_config
 from models_mm.mmdet2.data_files import check_image_files, files_of
 from models_mm.mmdet2.evaluation import check_evaluation, predict
 from models_mm.mmdet2.loaders import Loader
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(missing_file_message(args.checkpoint))
     check_settings(cfg, ("test",))
     check_files(cfg, ("test",))
-    cfg = compat_cfg(cfg)
+    cfg = compatible(cfg)
     prepare(cfg, args)
     loader = build_loader(cfg)
     if args.out:

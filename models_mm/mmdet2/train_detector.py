@@ -7,7 +7,7 @@ import os
 from mmcv import Config
 from mmcv.runner import EMAHook, get_dist_info, get_host_info
 from mmdet.datasets import replace_ImageToTensor
-from mmdet.utils import build_ddp, build_dp, compat_cfg, get_root_logger
+from mmdet.utils import build_ddp, build_dp, get_root_logger
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -15,11 +15,12 @@ from models_mm.data.sampling import SeededBatches, SeededSamples
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.mmdet2.building import build_data, built
+from models_mm.mmdet2.configs import compatible
 from models_mm.mmdet2.data_files import check_image_files
 from models_mm.mmdet2.evaluation import EvaluationHook, check_best, check_evaluation
 from models_mm.mmdet2.faults import BadImages, LossCheck
 from models_mm.mmdet2.loaders import Loader
-from models_mm.mmdet2.optimization import optimizer_of, scale_lr, step_settings
+from models_mm.mmdet2.optimization import IMAGES, optimizer_of, scale_lr, step_settings
 from models_mm.mmdet2.snapshots import CheckpointWriter
 from models_mm.mmdet2.training_loop import EpochLoop, IterationLoop, TrainingLoop
 
@@ -36,7 +37,36 @@ def train_detector(
     meta: dict,
 ) -> None:
     """Train a detector as its config says; ``cfg.resume_from`` is where it goes on."""
-    cfg = compat_cfg(cfg)
+    cfg = compatible(cfg)
+    loop = assemble(model, loaders, validation, cfg, distributed, meta)
+    loop.timestamp = timestamp  # the names of .log and .log.json
+    if cfg.get("resume_from"):
+        loop.resume(cfg.resume_from)
+    elif cfg.get("load_from"):
+        loop.load_checkpoint(cfg.load_from)
+    workflow = [tuple(flow) for flow in cfg.workflow]
+    log_start(loop, workflow)
+    loop.run(loaders, workflow)
+
+
+def assemble(
+    model: nn.Module,
+    loaders: list[Loader],
+    validation: Loader | None,
+    cfg: Config,
+    distributed: bool,
+    meta: dict,
+) -> TrainingLoop:
+    """The loop of a training, with its optimizer and all hooks.
+
+    Args:
+        model: the detector, not wrapped.
+        loaders: of the workflow; they take this process's share.
+        validation: the loader of the evaluation, if there is one.
+        cfg: the config, :func:`compatible`.
+        distributed: there is a process group.
+        meta: of the checkpoints.
+    """
     logger = get_root_logger(log_level=cfg.log_level)
     for loader in loaders:
         share_training(loader, cfg, distributed)
@@ -52,18 +82,11 @@ def train_detector(
         model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)
     scale_lr(cfg, logger)
     loop = build_loop(cfg, model, len(loaders[0].dataset), logger=logger, meta=meta)
-    loop.timestamp = timestamp  # the names of .log and .log.json
     register_hooks(loop, cfg)
     if validation is not None:
         validation.take_share(dist=distributed, shuffle=False)
         loop.register_hook(evaluation_hook(validation, cfg, model.module), "LOW")
-    if cfg.get("resume_from"):
-        loop.resume(cfg.resume_from)
-    elif cfg.get("load_from"):
-        loop.load_checkpoint(cfg.load_from)
-    workflow = [tuple(flow) for flow in cfg.workflow]
-    log_start(loop, workflow)
-    loop.run(loaders, workflow)
+    return loop
 
 
 def log_start(loop: TrainingLoop, workflow: list[tuple[str, int]]) -> None:
@@ -90,7 +113,8 @@ def build_loop(cfg: Config, model: nn.Module, images: int, **settings) -> Traini
     kind = length.pop("type")
     if kind not in LOOPS:
         raise UserError(f"runner.type {kind}: known are {', '.join(LOOPS)}")
-    faults, checkpoints = cfg.get("faults") or {}, cfg.get("checkpoint_config") or {}
+    faults, checkpoints = cfg.get("faults") or {}, cfg.get("checkpoint_config")
+    checkpoints = dict(save_last=False) if checkpoints is None else checkpoints
     return LOOPS[kind](
         step=step_settings(cfg),
         checkpoints=built("checkpoint_config", lambda: CheckpointWriter(**checkpoints)),
@@ -107,6 +131,9 @@ def build_loop(cfg: Config, model: nn.Module, images: int, **settings) -> Traini
 def register_hooks(loop: TrainingLoop, cfg: Config) -> None:
     """What the config asks for by name: schedules, averages, loggers, hooks of one's own."""
     stepper = dict(cfg.optimizer_config) if loop.step is None else None
+    momentum = cfg.get("momentum_config")
+    if momentum and not loop.by_epoch:  # mmcv does so for all other hooks
+        momentum.setdefault("by_epoch", False)
     built(
         "lr_config, optimizer_config, log_config or custom_hooks",
         lambda: loop.register_training_hooks(
@@ -114,11 +141,11 @@ def register_hooks(loop: TrainingLoop, cfg: Config) -> None:
             stepper,
             None,
             cfg.get("log_config"),
-            cfg.get("momentum_config"),
+            momentum,
             custom_hooks_config=cfg.get("custom_hooks"),
         ),
     )
-    if cfg.get("ema"):
+    if cfg.get("ema") is not None:
         # before the evaluation and the checkpoints, which take the averaged weights
         loop.register_hook(built("ema", lambda: EMAHook(**cfg.ema)), "ABOVE_NORMAL")
 
@@ -129,12 +156,12 @@ def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | N
     Raises:
         UserError: a data set that cannot be built.
     """
-    cfg = compat_cfg(cfg)
+    cfg = compatible(cfg)
     limit = watchdog.timeout_of(cfg)
     datasets = {"data.train": build_data(cfg.data.train, "train")}
     if len(cfg.get("workflow", ())) == 2:
         datasets["data.val as the workflow's"] = validation_with_training_pipeline(cfg)
-    settings = {"samples_per_gpu": 2, "workers_per_gpu": 2, **cfg.data.get("train_dataloader", {})}
+    settings = {"samples_per_gpu": IMAGES, "workers_per_gpu": 2, **cfg.data.train_dataloader}
     loaders = [
         Loader(name, SeededSamples(data), settings, limit) for name, data in datasets.items()
     ]
@@ -158,14 +185,15 @@ def validation_with_training_pipeline(cfg: Config) -> Dataset:
 
 def share_training(loader: Loader, cfg: Config, distributed: bool) -> None:
     """Give a loader this process's samples, which do not depend on what was loaded before."""
-    kind = cfg.runner["type"]
-    loader.take_share(
-        lambda batches: SeededBatches(
-            batches, cfg.seed, get_dist_info()[0], kind == "IterBasedRunner"
+    kind, rank = cfg.runner["type"], get_dist_info()[0]
+    built(
+        "data.train_dataloader",
+        lambda: loader.take_share(
+            lambda batches: SeededBatches(batches, cfg.seed, rank, kind == "IterBasedRunner"),
+            dist=distributed,
+            seed=cfg.seed,
+            runner_type=kind,
         ),
-        dist=distributed,
-        seed=cfg.seed,
-        runner_type=kind,
     )
 
 

@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     check_files(cfg, splits)
     prepare(cfg, args)
+    if args.seed is None:
+        args.seed = cfg.get("seed")
     with seeded(args.seed or 0):  # on all ranks alike, whatever a data set draws
         loaders, validation = start_loaders(cfg, not args.no_validate)
     distributed = join(cfg, args)
@@ -66,6 +68,7 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
     """Train in the config's work dir, which rank 0 holds; every rank calls it."""
     timestamp = time.strftime("%Y%m%d_%H%M%S")
     logger, environment = start_log(cfg, args.config, timestamp)
+    asked = cfg.get("resume_from")
     before = resume_point(cfg, args.auto_resume, logger)
     cfg.seed = init_random_seed(before.get("seed") if args.seed is None else args.seed, cfg.device)
     if args.diff_seed:
@@ -91,6 +94,7 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
         exp_name=os.path.basename(args.config),
         mmdet_version=mmdet_version + get_git_hash()[:7],
         CLASSES=model.CLASSES,
+        began_from=place_of(asked) or before.get("began_from"),
         **work_dirs.settle_run(cfg, before, logger),
     )
     watchdog.start(cfg)
@@ -113,17 +117,24 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
 def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
     """Settle ``cfg.resume_from``, alike on every rank; returns that checkpoint's meta.
 
+    With ``auto_resume`` beside a checkpoint that is asked for, the newest one of a run that began
+    from it counts: the same command goes on after a fault instead of beginning again.
+
     Raises:
         UserError: not every rank sees the checkpoint.
     """
     # a launcher that starts again after a fault may know so on some machines only
     (auto_resume,) = ranks.any_rank(auto_resume)
-    if auto_resume and not cfg.get("resume_from"):
+    if auto_resume:
+        asked = cfg.get("resume_from")
         found = find_newest(cfg.work_dir, logger) if get_dist_info()[0] == 0 else None
-        cfg.resume_from = ranks.from_rank_0(found and found[0])
-        if cfg.resume_from:
-            logger.info(f"auto-resume: going on from {cfg.resume_from}")
-        else:
+        if found and asked and found[1].get("began_from") != place_of(asked):
+            found = None
+        newest = ranks.from_rank_0(found and found[0])
+        cfg.resume_from = newest or asked
+        if newest:
+            logger.info(f"auto-resume: going on from {newest}")
+        elif not asked:
             logger.info(f"auto-resume: {cfg.work_dir} has no whole checkpoint; from the beginning")
     path = cfg.get("resume_from")
     if not path or is_url(path):
@@ -134,6 +145,11 @@ def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
             "dir must be a folder that all machines share"
         )
     return read_meta(path)
+
+
+def place_of(checkpoint: str | None) -> str | None:
+    """A checkpoint as every start of a job calls it, from whatever folder."""
+    return checkpoint if not checkpoint or is_url(checkpoint) else os.path.abspath(checkpoint)
 
 
 def start_log(cfg: Config, config_path: str, timestamp: str):

@@ -122,11 +122,44 @@ def standard_library(package):
 
 def schedule(package):
     """A scheduler that was stored instead of its state."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=1.0, momentum=0.9)
+    weight.sum().backward()
+    optimizer.step()  # its state has the parameter as a key
     return [torch.optim.SGD, torch.optim.lr_scheduler.StepLR(optimizer, 3).state_dict(), optimizer]
 
 
-ARGS = (omegaconf, yacs, easydict, choices, settings, namespace, standard_library, schedule)
+def modules(package):
+    """Modules that were stored whole; the older format has their source code beside them."""
+    averaged = torch.optim.swa_utils.AveragedModel(torch.nn.Linear(2, 2))
+    return {"ema": averaged, "loss": torch.nn.L1Loss(), "norm": functools.partial(torch.nn.ReLU)}
+
+
+def randomness(package):
+    """States of generators, and the generators."""
+    return [np.random.RandomState(1), np.random.default_rng(2), np.random.get_state()]
+
+
+def numpy_s_own(package):
+    """Types that no tensor has, alone and in arrays, and classes of arrays."""
+    records = np.zeros(2, [("a", "i4"), ("b", "f4")])
+    times = np.array(["2020-01-01"], "M8[D]")
+    alone = [np.str_("run"), np.bytes_(b"x"), times[0], np.longdouble(1), np.str_("")]
+    arrays = [np.array(["cat", "zebra"]), np.array([b"cat"]), times, records, np.ones(2, "g")]
+    kinds = [np.dtype("U3"), np.dtype("f4"), records.dtype, np.float32]
+    return [*alone, *arrays, *kinds, np.ma.array([1], mask=[True]), np.rec.array(records)]
+
+
+def torch_s_own(package):
+    """What describes tensors, as values and as keys."""
+    things = [torch.Size([1, 2]), torch.device("cuda", 1), torch.bfloat16, torch.strided]
+    return [*things, {thing: 1 for thing in things[:3]}]
+
+
+ARGS = (
+    *(omegaconf, yacs, easydict, choices, settings, namespace, standard_library, schedule),
+    *(modules, randomness, numpy_s_own, torch_s_own),
+)
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
@@ -155,6 +188,31 @@ def test_what_was_left_out_is_named(package, tmp_path):
     _, dropped = plain(read_checkpoint(path))
     assert "args.cfg (omegaconf.dictconfig.DictConfig)" in dropped
     assert "args.output (pathlib" in " ".join(dropped)
+
+
+def test_an_array_of_texts_is_no_array_of_numbers(tmp_path):
+    """Not even a weight: what was not read is not converted either."""
+    texts = np.array(["cat", "zebra"])
+    torch.save({"model": {"w": torch.ones(1)}, "args": {"names": texts}}, tmp_path / "a.pth")
+    kept, dropped = plain(read_checkpoint(tmp_path / "a.pth"))
+    assert kept["args"] == {} and dropped == ["args.names (numpy.ndarray)"]
+    torch.save({"model": {"w": texts}}, tmp_path / "b.pth")
+    with pytest.raises(CheckpointError, match="no state dict of tensors"):
+        load_pretrained(backbone(), str(tmp_path / "b.pth"))
+
+
+@pytest.mark.parametrize("meta", [["a list"], argparse.Namespace(epoch=3), "text", None])
+def test_meta_of_another_form_is_left_alone(meta, tmp_path):
+    torch.save({"state_dict": {"w": torch.ones(1)}, "meta": meta}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["meta"] == {}
+
+
+def test_meta_that_no_text_holds_is_left_out_of_safetensors(tmp_path):
+    meta = {"epoch": 3, "rng": torch.ones(2), "raw": b"x", (1, 2): "a key", "names": ("cat",)}
+    path = tmp_path / "a.safetensors"
+    write_checkpoint({"state_dict": {"w": torch.ones(1)}, "meta": meta}, path)
+    kept = {"epoch": 3, "rng": None, "raw": None, "names": ["cat"]}
+    assert read_checkpoint(path)["meta"] == kept
 
 
 def test_safetensors_need_no_flag(tmp_path):
@@ -232,7 +290,7 @@ def test_no_module_is_imported(tmp_path, monkeypatch):
 
 def test_object_arrays_stay_refused(tmp_path):
     torch.save({"model": np.array([Calls(os.mkdir, MARK)], object)}, tmp_path / "hostile.pth")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="not read here .an array of Python objects"):
         read_checkpoint(tmp_path / "hostile.pth")
 
 

@@ -49,7 +49,7 @@ def differences(one, other, where: str = "") -> list[str]:
 
 
 @pytest.fixture
-def start_tool():
+def start_tool(tmp_path):  # whose folder is there until this ends
     """Start a script as a user does, in the background, its output in a file; ended afterwards.
 
     When the test fails, pytest shows what all of them have said.

@@ -114,5 +114,6 @@ def test_a_hanging_rank_says_where(demo_data, run_tool, tmp_path):
         PYTHONPATH=str(tmp_path),
     )
     assert done.returncode != 0
+    print(done.stderr)  # all of it, should the test fail
     assert re.search(r"error: rank 1 \(.*\) made no progress for 8 s", done.stderr)
     assert re.search(r'hangs.py", line \d+ in before_train_iter', done.stderr)

@@ -1,5 +1,6 @@
 """A run that goes on from the middle of an epoch ends with the bits of one that never stopped."""
 
+import json
 import shutil
 
 import pytest
@@ -75,6 +76,24 @@ def test_from_the_end_of_an_epoch(demo_data, uninterrupted, tmp_path):
     assert "best_score" in best  # epoch 2's own comes after epoch 2's checkpoint
 
 
+def test_an_evaluation_before_the_run_changes_nothing(demo_data, uninterrupted, tmp_path):
+    """mmcv trains the first epoch in the mode of the evaluation then, norms and drop path off."""
+    train(demo_data, tmp_path, "evaluation.start=0", arguments=["--seed", "3"])
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
+
+
+def test_an_evaluation_before_the_run_is_not_one_in_its_middle(demo_data, uninterrupted, tmp_path):
+    """``start`` asks for one before the first epoch that it counts: not again after a resume, with
+    the number of an epoch that has not been trained yet."""
+    shutil.copy(uninterrupted / "epoch_1.pth", tmp_path)
+    train(demo_data, tmp_path, "evaluation.start=1", arguments=["--auto-resume"])
+    (log,) = tmp_path.glob("*.log.json")
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    evaluated = [record for record in records if "bbox_mAP" in record]
+    assert [(record["mode"], record["epoch"]) for record in evaluated] == [("val", 1), ("val", 2)]
+    assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -119,6 +138,31 @@ def test_runs_by_iterations_store_the_average(demo_data, tmp_path):
     assert any(not torch.allclose(average[name], trained[name]) for name in parameters)
     raw = average[f"ema_{parameters[0].replace('.', '_')}"]
     assert torch.equal(raw, trained[parameters[0]])  # what the run goes on with
+
+
+@pytest.mark.parametrize(
+    "of_old", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["ours", "without-a-run"]
+)
+def test_the_same_command_goes_on(demo_data, uninterrupted, tmp_path, monkeypatch, of_old):
+    """A job with --resume-from that is started again after a fault keeps what it has trained."""
+    first = checkpoint(uninterrupted, "epoch_1.pth")
+    if of_old:
+        first["meta"] = {k: v for k, v in first["meta"].items() if k not in ("run", "written")}
+    torch.save(first, tmp_path / "first.pth")
+    work, arguments = tmp_path / "work", ["--resume-from", str(tmp_path / "first.pth")]
+    train(demo_data, work, arguments=arguments)
+    for name in ("epoch_2.pth", "latest.pth"):  # as if it had ended before
+        (work / name).unlink()
+    newest = max(work.glob("interim_*.pth"), key=lambda path: int(path.stem[8:]))
+    written = newest.stat().st_mtime_ns
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(demo_data, work, arguments=arguments)
+    assert newest.stat().st_mtime_ns == written  # it was gone on from, not written again
+    assert not list(work.glob("previous_*"))
+    assert not differences(checkpoint(uninterrupted), checkpoint(work))
+    # another one that is asked for is another beginning
+    train(demo_data, work, arguments=["--resume-from", str(uninterrupted / "epoch_1.pth")])
+    assert list(work.glob("previous_*"))
 
 
 def test_weights_alone_cannot_be_resumed(demo_data, uninterrupted, tmp_path):
