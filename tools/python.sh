@@ -21,7 +21,7 @@ positive() {
     done
 }
 config_exists() {
-    if ! [ -f "$1" ] && ! [ -f "$root/$1" ]; then
+    if ! [ -f "$1" ] && ! [ -f "$root/$1" ] && ! compgen -G "$root/configs/*/$1.py" >/dev/null; then
         echo "error: config not found: $1" >&2
         exit 1
     fi
