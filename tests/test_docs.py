@@ -19,7 +19,8 @@ from .mmdet2.compat.conftest import free_port
 
 DOCS = ("getting_started", "train", "test", "own_data", "own_backbone", "speed", "faults")
 CHECKOUT = ("tools", "configs", "models_mm")
-FILES = ("dist_train.sh", "dist_test.sh", "Makefile", "requirements.txt", "setup.py")
+FILES = ("dist_train.sh", "dist_test.sh", "Makefile", "requirements.txt")
+FILES += ("pyproject.toml", "setup.py")
 
 
 @pytest.fixture

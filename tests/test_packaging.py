@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from models_mm.cli import setup
+from models_mm.errors import UserError
+
 from .drawn import data_options
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +59,63 @@ def test_the_installed_tools_train_and_test(installed, run_tool, demo_data, tmp_
     assert done.stdout.startswith(str(installed))
 
 
+def test_metadata_of_the_wheel(installed):
+    (folder,) = installed.glob("models_mm-*.dist-info")
+    described = (folder / "METADATA").read_text()
+    extra = re.findall(r"^Requires-Dist: (\S+?)[<>=;].*extra == .mmdet.", described, re.M)
+    core = re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra)", described, re.M)
+    assert "mmdet" in extra and "mmdet" not in core and {"torch", "timm"} <= set(core)
+    assert "License-Expression: Apache-2.0" in described and (folder / "licenses/LICENSE").is_file()
+    assert "models_mm = models_mm.cli.main:main" in (folder / "entry_points.txt").read_text()
+    assert (installed / "models_mm/py.typed").is_file()
+
+
+NO_INDEX = {
+    "PIP_CONFIG_FILE": "/dev/null",
+    "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+    "PIP_EXTRA_INDEX_URL": "",
+    "PIP_FIND_LINKS": "",
+    "PIP_RETRIES": "0",
+}
+
+
+@pytest.mark.slow
+def test_setup_where_everything_is_installed(installed, run_tool, tmp_path):
+    """Every step is satisfied, none needs the network, and the report comes last."""
+    done = run_tool(
+        *(sys.executable, "-m", "models_mm", "setup", "-c", ROOT / "requirements.txt"),
+        cwd=tmp_path,
+        env={**NO_INDEX, "PYTHONPATH": str(installed)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3/3 installing MMDetection and the rest" in done.stdout
+    assert done.stdout.rstrip().endswith("everything is in order")
+    log = (tmp_path / "models_mm_setup.log").read_text()
+    assert "already satisfied: mmcv==1.7.2" in log and "already satisfied: mmdet==2.28.2" in log
+
+
+@pytest.mark.slow
+def test_setup_that_fails_says_why(installed, run_tool, tmp_path):
+    (tmp_path / "pins.txt").write_text("terminaltables==0.0.1\n")
+    done = run_tool(
+        *(sys.executable, "-m", "models_mm", "setup", "-c", "pins.txt", "--log", "pip.log"),
+        cwd=tmp_path,
+        env={**NO_INDEX, "PYTHONPATH": str(installed)},
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: installing MMDetection and the rest failed: ERROR: .*terminaltables.* "
+        r"\(check network and disk; all of it in pip.log\)\n",
+        done.stderr,
+    )
+
+
+def test_setup_without_pip(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pip", None)
+    with pytest.raises(UserError, match="has no pip: `.* -m ensurepip`"):
+        setup.main([])
+
+
 def test_one_file_pins_what_all_others_use():
     pins = dict(
         line.split("==")
@@ -65,9 +125,10 @@ def test_one_file_pins_what_all_others_use():
     assert pins["mmdet"] == "2.28.2" and pins["mmcv"] == "1.7.2"
     assert "-r requirements.txt" in (ROOT / "environment.yaml").read_text()
     assert "-r requirements.txt" in (ROOT / "Makefile").read_text()
-    wanted = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
-    names = re.findall(r'^\s+"([A-Za-z-]+)', wanted, re.M)
-    assert len(names) > 5
+    project = (ROOT / "pyproject.toml").read_text()
+    lists = re.findall(r"^(?:dependencies|mmdet) = \[(.*?)^\]", project, re.M | re.S)
+    names = re.findall(r'^\s+"([A-Za-z-]+)', "".join(lists), re.M)
+    assert len(lists) == 2 and len(names) > 15
     assert {name.lower() for name in names} <= {name.lower() for name in pins}
 
 
@@ -77,13 +138,7 @@ def test_one_file_pins_what_all_others_use():
         (["PYTHON=/nowhere/python"], {}, "error: Python 3.10 or newer is needed"),
         (
             [f"PYTHON={sys.executable}"],
-            {
-                "PIP_CONFIG_FILE": "/dev/null",
-                "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-                "PIP_EXTRA_INDEX_URL": "",
-                "PIP_FIND_LINKS": "",
-                "PIP_RETRIES": "0",
-            },
+            NO_INDEX,
             "error: installing failed: ERROR: No matching distribution .*check network",
         ),
     ],

@@ -21,9 +21,10 @@ positive() {
     done
 }
 config_exists() {
-    # or ours of the same file name, as the tools take it
+    # or ours of the same file name, with or without suffix, as the tools take it
+    local name=${1##*/}
     if ! [ -f "$1" ] && ! [ -f "$root/$1" ] &&
-        ! compgen -G "$root/configs/*/${1##*/}" >/dev/null; then
+        ! compgen -G "$root/configs/*/${name%.py}.py" >/dev/null; then
         echo "error: config not found: $1" >&2
         exit 1
     fi

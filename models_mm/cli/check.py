@@ -8,9 +8,9 @@ read. The exit code is 1 when something would disturb a training, else 0.
 import argparse
 import collections
 from collections.abc import Iterator
-from pathlib import Path
 
 from models_mm.cli.command import KeyValues, Parser
+from models_mm.config_files import is_config
 from models_mm.errors import UserError
 from models_mm.values import whole_option
 
@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cfg-options", nargs="+", action=KeyValues, metavar="KEY=VALUE")
     parser.add_argument("--masks", action="store_true", help="masks are to be trained")
     args = parser.parse_args(argv)
-    if not names_a_file(args.source):
+    if is_config(args.source):
         if args.images or args.classes or args.masks:
             parser.error("a config names images, classes and masks (--cfg-options changes them)")
     elif args.split or args.cfg_options:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     from models_mm.data.check import HARMLESS, check_coco
     from models_mm.data.fields import shown
 
-    if not names_a_file(args.source):
+    if is_config(args.source):
         parts = list(of_config(args))
     else:
         masks = "pixels" if args.masks else None
@@ -72,12 +72,6 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("nothing was checked: only data sets in COCO's format can be")
     if problems:
         raise SystemExit(1)
-
-
-def names_a_file(source: str) -> bool:
-    """Whether a source is an annotation file; a config ends in ``.py`` or is a bare name."""
-    path = Path(source)
-    return path.suffix != ".py" and (path.is_file() or source != path.stem)
 
 
 def of_config(args: argparse.Namespace) -> Iterator[tuple[str, dict | None]]:

@@ -5,7 +5,6 @@ Only what the standard library brings is imported here: each process of a job st
 
 import argparse
 import faulthandler
-import gc
 import os
 import re
 import signal
@@ -15,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 
+from models_mm import host_imports
 from models_mm.distributed import liveness, preemption
 from models_mm.distributed.liveness import LAST_WORDS, exit_within, leave
 from models_mm.errors import Preempted, UserError, no_room
@@ -26,8 +26,6 @@ OVERRIDE_HELP = (
     "without white space"
 )
 FAILING = 6.0  # seconds from an error to the end of the process
-# What `models_mm setup` installs and a command may need.
-HOST = ("mmcv", "mmdet", "cv2", "pycocotools", "hotcoco", "matplotlib", "addict", "yapf")
 
 
 def run(main: Callable[[], None]) -> None:
@@ -41,7 +39,6 @@ def run(main: Callable[[], None]) -> None:
         with explained_faults():
             main()
             sys.stdout.flush()  # here, where a reader that is gone can be told from a fault
-        gc.freeze()  # the interpreter's last collection would take more than a second
     except Preempted as stopped:
         rank = this_rank()
         message = f"ended as asked; --auto-resume goes on from {stopped}"
@@ -57,11 +54,10 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         leave(141)  # as SIGPIPE ends other programs when `head` has read enough
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        advice = (
-            f"{missing} is not installed: `models_mm setup` brings MMDetection and what it needs"
+        fail(
+            error,
+            host_imports.missing(error.name) if host_imports.of_host(error) else unexpected(error),
         )
-        fail(error, advice if missing in HOST else unexpected(error))
     except Exception as error:
         fail(error, unexpected(error))
 

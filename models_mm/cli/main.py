@@ -5,6 +5,7 @@ what it needs after it has read its command line: ``--help`` and wrong options a
 """
 
 import argparse
+import atexit
 import ctypes
 import importlib
 import importlib.util
@@ -14,6 +15,7 @@ import sys
 from typing import NamedTuple
 
 from models_mm.cli.command import Parser, run
+from models_mm.distributed.liveness import leave
 from models_mm.errors import did_you_mean
 from models_mm.version import __version__
 
@@ -52,6 +54,7 @@ def main() -> None:
     """Run the command that the command line names; never returns."""
     prepare()
     run(lambda: dispatch(sys.argv[1:]))
+    finish()
 
 
 def tool(script: str) -> None:
@@ -59,13 +62,14 @@ def tool(script: str) -> None:
     prepare()
     (module,) = (command.module for command in COMMANDS.values() if command.script == script)
     run(lambda: start(module))
+    finish()
 
 
 def dispatch(words: list[str]) -> None:
     """Run a command line without its first word.
 
     Raises:
-        SystemExit: there is no such command (2), or only help was asked for (0).
+        SystemExit: with 2, there is no such command.
     """
     parser = Parser(prog=NAME, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"{NAME} {__version__}")
@@ -74,12 +78,10 @@ def dispatch(words: list[str]) -> None:
     args = parser.parse_args(words)
     name, rest = args.command, args.options
     group = [command for command in COMMANDS if command.startswith(f"{name} ")]
-    if group:
-        if not rest or f"{name} {rest[0]}" not in COMMANDS:
-            only_help = rest[:1] in (["-h"], ["--help"])
-            usage = f"usage: {NAME} {name} COMMAND ...\n\n{listed(group)}"
-            print(usage, file=sys.stdout if only_help else sys.stderr)
-            raise SystemExit(0 if only_help else 2)
+    if group and rest:
+        if rest[0] in ("-h", "--help"):
+            print(f"usage: {NAME} {name} COMMAND ...\n\ncommands:\n{listed(group)}")
+            return
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         parser.error(f"no command {name!r}{did_you_mean(name, COMMANDS)}")
@@ -109,6 +111,16 @@ def prepare() -> None:
             f"error: {sys.executable} has no PyTorch: run 'make install' once, then "
             "'source .venv/bin/activate' (or activate the environment that models_mm is in)"
         )
+
+
+def finish() -> None:
+    """End after a command that has done its work.
+
+    What has been registered to happen at the end happens; then the process exits. The interpreter's
+    own end would collect all objects first, which takes more than a second.
+    """
+    atexit._run_exitfuncs()
+    leave(0)
 
 
 def end_with_launcher() -> None:

@@ -20,7 +20,6 @@ from models_mm.data.annotations import load
 from models_mm.data.check import HARMLESS, check_coco
 from models_mm.data.fields import mask_fault
 from models_mm.errors import UserError
-from models_mm.mmdet2.datasets import coco_sources
 
 from ..soak.mutations import ODD, PICTURES
 
@@ -429,27 +428,6 @@ def put(content, draw) -> None:
             place[key] = draw.draw(json_values)
             return
         place = inner
-
-
-def test_the_parts_of_a_config(data):
-    """Wrappers and lists are taken apart; what is not COCO's is said to be left out."""
-    load_masks = dict(type="LoadAnnotations", with_mask=True, poly2mask=False)
-    one = dict(type="CocoDataset", ann_file="a.json", img_prefix="i", classes=["star"])
-    listed = one | dict(ann_file=["a.json", "b.json"], data_root="/sets", pipeline=[load_masks])
-    voc = dict(type="VOCDataset", ann_file="list.txt", img_prefix="voc")
-    repeated = dict(type="RepeatDataset", times=2, dataset=listed)
-    both = dict(type="ConcatDataset", datasets=[repeated, voc])
-    parts = list(coco_sources([dict(type="ClassBalancedDataset", dataset=one), both]))
-    assert [name for name, _ in parts] == [
-        *("CocoDataset a.json", "CocoDataset a.json", "CocoDataset b.json", "VOCDataset list.txt")
-    ]
-    first, second, third, last = [source for _, source in parts]
-    assert (first["ann_file"], first["masks"], first["classes"]) == ("a.json", None, ("star",))
-    assert (second["ann_file"], third["ann_file"]) == ("/sets/a.json", "/sets/b.json")
-    assert second["img_prefix"] == third["img_prefix"] == "/sets/i"
-    assert second["masks"] == "polygons" and last is None
-    ((_, tested),) = coco_sources(one, training=False, metrics=("segm",))
-    assert tested["masks"] == "pixels" and not tested["training"]
 
 
 def test_the_tool_reports_and_exits(data, run_tool):

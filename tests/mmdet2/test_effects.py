@@ -224,7 +224,7 @@ EFFECTS = {
         2,
     ),
     # runner
-    "runner.type": (ITERATIONS, lambda run: type(run.runner).__name__, "IterRunner"),
+    "runner.type": (ITERATIONS, lambda run: type(run.runner).__name__, "IterationLoop"),
     "runner.max_epochs": ({"runner.max_epochs": 7}, lambda run: run.runner.max_epochs, 7),
     "runner.max_iters": (ITERATIONS, lambda run: run.runner.max_iters, 6),
     "total_epochs": (

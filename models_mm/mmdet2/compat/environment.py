@@ -35,6 +35,7 @@ def report() -> tuple[dict[str, str], list[str]]:
     facts["opencv"] = ", ".join(f"{name} {packages.installed(name)}" for name in opencvs()) or "-"
     host = packages.has_host()
     facts["host"] = "mmdet" if host else "not installed, `models_mm setup` brings it"
+    found = [*packages.problems(), *missing_modules()] if host else packages.core_problems()
     if host:
         facts["operators"] = operators.in_use()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -42,7 +43,6 @@ def report() -> tuple[dict[str, str], list[str]]:
     facts["CUDA of torch"] = torch.version.cuda or "none"
     backends = {"NCCL": dist.is_nccl_available(), "gloo": dist.is_gloo_available()}
     facts["distributed"] = ", ".join(k for k, there in backends.items() if there) or "none"
-    found = [*packages.problems(), *missing_modules()] if host else packages.core_problems()
     return facts, [*found, *gpu_problems(gpus)]
 
 
@@ -54,6 +54,10 @@ def opencvs() -> list[str]:
 def missing_modules() -> list[str]:
     """What training or testing imports and this installation cannot, and two OpenCVs."""
     found = []
+    try:
+        importlib.import_module("mmcv")
+    except ImportError as error:
+        found.append(str(error))
     for name, package in MODULES.items():
         try:
             importlib.import_module(name)
