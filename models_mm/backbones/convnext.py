@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from models_mm.layers.forms import fastest_layout
 from models_mm.layers.warehouse import WAREHOUSE_SETTINGS, WarehouseManager
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -208,9 +209,7 @@ class ConvNeXt(Backbone):
                 f"images of {x.shape[2]}x{x.shape[3]} pixels are too small: ConvNeXt needs "
                 f"{4 * 2**last} a side for the output of stage {last}"
             )
-        if x.device.type == "cpu":
-            # The layout in which norms and 1x1 convolutions find channels side by side.
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = fastest_layout(x)
         outs = []
         for i in range(last + 1):
             x = self.downsample_layers[i](x)

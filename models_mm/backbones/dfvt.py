@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models_mm.errors import CheckpointError
 from models_mm.layers.conv_norm import conv_norm, conv_norm_act, pointwise
 from models_mm.layers.folding import fold_norm
+from models_mm.layers.forms import fastest_layout
 from models_mm.layers.window_attention import WindowAttention
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -368,9 +369,7 @@ class DFvT(Backbone):
 
         s_i is the stage's stride: 4, 8, 16, 32. Stages after the last out index do not run.
         """
-        if x.device.type == "cpu":
-            # The layout in which tokens are a view of the map; every layer keeps it.
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = fastest_layout(x)
         with_cp = self.with_cp and self.training
         x = self.patch_embed(x)
         outs = []

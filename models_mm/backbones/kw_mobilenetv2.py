@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from functools import partialmethod
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models_mm.layers.folding import fold_norms
+from models_mm.layers.forms import fastest_layout
 from models_mm.layers.warehouse import WarehouseManager
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -201,9 +201,7 @@ class KW_MobileNetV2(Backbone):
 
         s_i is 2, 4, 8, 16, 32. Features after the last output asked for do not run.
         """
-        if x.device.type == "cpu":
-            # The layout in which the convolution of one image's slice costs no rearrangement.
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = fastest_layout(x)
         outs = []
         for i, stage in enumerate(self.stage_modules()[: self.out_indices[-1] + 1]):
             for block in stage:

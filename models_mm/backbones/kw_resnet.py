@@ -13,12 +13,12 @@ Shape legend: N batch, C channels, H, W map.
 from collections.abc import Callable, Sequence
 from functools import partialmethod
 
-import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models_mm.layers.folding import fold_norms
+from models_mm.layers.forms import fastest_layout
 from models_mm.layers.warehouse import WarehouseConv2d, WarehouseManager, pool
 
 from .base import Backbone, checkpointed, pretrained_init, register
@@ -226,9 +226,7 @@ class KW_ResNet(Backbone):
 
         s_i is the stage's stride: 4, 8, 16, 32. Stages after the last out index do not run.
         """
-        if x.device.type == "cpu":
-            # The layout in which the convolution of one image's slice costs no rearrangement.
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = fastest_layout(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.max_pool2d(x, 3, stride=2, padding=1)
         outs = []

@@ -20,14 +20,14 @@ from functools import partialmethod
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from models_mm.errors import CheckpointError
 from models_mm.layers.conv_norm import conv_norm, conv_norm_act
 from models_mm.layers.folding import fold_norm
-from models_mm.layers.linear import IMAGES, linear, linear_of
+from models_mm.layers.linear import linear, linear_of
+from models_mm.layers.mlp import norm_mlp, norm_of
 from models_mm.layers.norm import BATCH_NORM, build_norm
 
 from .base import Backbone, checkpointed, drop_path_rates, register
@@ -35,7 +35,6 @@ from .published import PublishedFiles
 
 HEADS = 8
 WINDOWS = {3: 2, 5: 3, 7: 3}  # kernel size of the relative positions -> heads that it serves
-CHUNK = 2**20  # values: the hidden part of an MLP that stays in the cache
 EPS = 1e-6  # of the layer norms
 
 
@@ -173,17 +172,12 @@ class FactorisedAttention(nn.Module):
         """Attention of ``norm(x)``."""
         weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
         layers = zip(weights, biases, strict=True)
-        q, k, v = linear_of(standardised, x, [norm.weight, norm.bias], *layers)  # (N, H, W, C)
+        q, k, v = linear_of(norm_of(norm), x, [norm.weight, norm.bias], *layers)  # (N, H, W, C)
         position = to_tokens(self.crpe(to_map(v)))
         queries, keys, values = (by_head(y) for y in (q, k.flatten(1, 2).softmax(1), v))
         context = keys.mT @ values * queries.shape[-1] ** -0.5  # (N, h, d, d)
         out = (queries @ context).transpose(1, 2).reshape(x.shape)
         return linear(torch.addcmul(out, q, position), self.proj.weight, self.proj.bias)
-
-
-def standardised(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Layer norm over channels, (..., C) -> (..., C)."""
-    return F.layer_norm(x, x.shape[-1:], weight, bias, EPS)
 
 
 def by_head(x: Tensor) -> Tensor:
@@ -201,18 +195,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """The MLP of ``norm(x)``."""
-        affine = [norm.weight, norm.bias]
-        first, second = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
-        if torch.is_grad_enabled():
-            (hidden,) = linear_of(standardised, x, affine, first)
-            (out,) = linear_of(F.gelu, hidden, [], second)
-            return out
-        # A few rows at a time, whose hidden values do not leave the cache.
-        rows = max(CHUNK // (x.shape[2] * len(self.fc1.weight)), IMAGES)
-        parts = x.flatten(0, 1)[None].split(rows, 1)
-        hidden = (linear(standardised(part, *affine), *first) for part in parts)
-        parts = [linear(torch.ops.aten.gelu_(part), *second) for part in hidden]
-        return torch.cat(parts, 1).view_as(x)
+        return norm_mlp(x, norm, self.fc1, self.fc2)
 
 
 class Layer(nn.Module):

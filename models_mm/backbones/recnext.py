@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from models_mm.layers.depthwise import TwoPerChannel
 from models_mm.layers.folding import fold_norm
+from models_mm.layers.forms import fastest_layout
 from models_mm.layers.norm import BATCH_NORM, build_norm
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -100,31 +102,6 @@ class Stem(nn.Module):
 
     def fuse(self) -> None:
         self.stem[1] = InPlaceGELU()
-
-
-class TwoPerChannel(nn.Module):
-    """A depthwise convolution with two outputs a channel, executed for inference.
-
-    oneDNN has a fast kernel for one output a channel only. On the CPU two of those, interleaved,
-    take a quarter of the time; elsewhere the convolution runs as it is.
-    """
-
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        if x.device.type != "cpu":
-            return conv(x)
-        halves = [
-            F.conv2d(
-                x, conv.weight[i::2], conv.bias[i::2], conv.stride, conv.padding, 1, conv.groups
-            )
-            for i in range(2)
-        ]  # each (N, C, H, W), one for the even outputs, one for the odd ones
-        pairs = torch.stack([half.permute(0, 2, 3, 1) for half in halves], -1)  # (N, H, W, C, 2)
-        return pairs.flatten(3).permute(0, 3, 1, 2)  # (N, 2C, H, W), channels_last
 
 
 class Downsample(nn.Module):
@@ -371,10 +348,7 @@ class RecNeXt(Backbone):
 
         s_i is the stage's stride: 4, 8, 16, 32. Stages after the last out index do not run.
         """
-        if x.device.type == "cpu":
-            # Upsampling and 1x1 convolutions vectorise over channels there: a third faster, and
-            # every layer keeps the layout it is given.
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = fastest_layout(x)
         x = self.stem(x)
         outs = []
         for i in range(self.out_indices[-1] + 1):

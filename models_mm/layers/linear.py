@@ -1,9 +1,4 @@
-"""Linear layers of maps, by the library that is quickest, and with little to keep for the backward.
-
-PyTorch sends float32 matrix products on the CPU to MKL, which does without AVX-512 on AMD's
-processors, and convolutions to oneDNN, which uses what there is: there a 1x1 convolution takes less
-than half of the time of the same linear layer, and elsewhere about the same.
-"""
+"""Linear layers of maps, with little to keep for the backward pass."""
 
 from collections.abc import Callable
 
@@ -11,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# PyTorch leaves a 1x1 convolution of fewer images to MKL when it has one thread.
-IMAGES = 16
-ONEDNN = torch.backends.mkldnn.is_available()
+from .forms import linear_as_convolution
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of a contiguous (N, H, W, C), whose rows may count as images."""
-    return _linear(x, weight, bias) if _convolves(x, weight) else F.linear(x, weight, bias)
+    return (
+        _linear(x, weight, bias) if linear_as_convolution(x, weight) else F.linear(x, weight, bias)
+    )
 
 
 def linear_of(
@@ -35,22 +30,11 @@ def linear_of(
         parameters: further tensors that the function takes.
         layers: weight (C', C) and bias (C') of each linear layer.
     """
-    if not torch.is_grad_enabled() or not _convolves(x, layers[0][0]):
+    if not torch.is_grad_enabled() or not linear_as_convolution(x, layers[0][0]):
         value = function(x, *parameters)
         return tuple(linear(value, *layer) for layer in layers)
     tensors = [tensor for layer in layers for tensor in layer]
     return _LinearOf.apply(function, len(parameters), x, *parameters, *tensors)
-
-
-def _convolves(x: Tensor, weight: Tensor) -> bool:
-    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return (
-        plain
-        and ONEDNN
-        and x.shape[:2].numel() >= IMAGES
-        and x.is_contiguous()
-        and not torch.is_autocast_enabled("cpu")
-    )
 
 
 def _images(x: Tensor) -> Tensor:

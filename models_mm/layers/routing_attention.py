@@ -21,11 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Bytes of gathered keys and values at a time. CPU, per thread: about a core's second-level cache;
-# four times less costs a tenth, four times more up to a third. Elsewhere, a guess: enough to fill
-# the device with one launch.
-CPU_CHUNK = 2 * 2**20
-DEVICE_CHUNK = 128 * 2**20
+from .forms import gather_bytes
 
 
 def routing_attention(
@@ -174,8 +170,7 @@ def _chunks(k: Tensor, v: Tensor, index: Tensor) -> Iterator[tuple[slice, Tensor
     """
     heads, pixels, width = k.shape[1:]
     topk = index.shape[1]
-    budget = CPU_CHUNK * torch.get_num_threads() if k.device.type == "cpu" else DEVICE_CHUNK
-    step = max(1, budget // (2 * topk * k[0].numel() * k.element_size()))
+    step = max(1, gather_bytes(k.device) // (2 * topk * k[0].numel() * k.element_size()))
     head = torch.arange(heads, device=k.device).view(-1, 1)
     k, v = (x.flatten(0, 1).flatten(1) for x in (k, v))  # (R h, M d)
     for start in range(0, len(index), step):

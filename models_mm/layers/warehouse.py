@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models_mm.layers.warehouse_mixing import Shelf, mix
+from models_mm.layers.warehouse_mixing import CellCache, mix
 from models_mm.layers.warehouse_plan import (
     LayerShape,
     PlannedLayer,
@@ -88,9 +88,9 @@ class Attention(nn.Module):
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    """What attentions look at, the mean over all positions of (N, C, ...), after the map itself.
+    """The map (N, C, ...) itself, and its mean over all positions (N, C), which attentions read.
 
-    The map that comes back is for the layers that take the mean, and for nothing else.
+    The map that is returned is for the layers that take the mean, and for nothing else.
     """
     return _Pooled.apply(x) if x.requires_grad else (x, x.flatten(2).mean(2))
 
@@ -182,10 +182,10 @@ class WarehouseLayer(nn.Module):
         manager = self._manager[0]
         factors = self.attention(pooled, manager.temperature)  # (N, m, M)
         factors = factors.flatten(0, 1)
-        if torch.compiler.is_compiling():  # a shelf cannot be traced
+        if torch.compiler.is_compiling():  # the cache cannot be traced
             blocks = factors @ manager.weights[self.warehouse].flatten(1)
         else:
-            blocks = mix(factors, manager.shelf(self.warehouse))  # (N m, co ci)
+            blocks = mix(factors, manager.cache(self.warehouse))  # (N m, co ci)
         return blocks.view(len(pooled), *self.grid, *manager.weights[self.warehouse].shape[1:])
 
     def kernels(self, pooled: Tensor) -> Tensor:
@@ -348,7 +348,7 @@ class WarehouseManager(nn.Module):
         self.plan: WarehousePlan | None = None
         self.weights = nn.ParameterList()
         self._declared: list[WarehouseLayer] = []
-        self._shelves: dict[int, Shelf] | None = None
+        self._caches: dict[int, CellCache] | None = None
 
     def conv2d(self, name: str, *args, **kwargs) -> WarehouseConv2d:
         """Declare a 2d convolution: a name, then the arguments of ``nn.Conv2d``."""
@@ -396,23 +396,23 @@ class WarehouseManager(nn.Module):
             for layer in warehouse.layers:
                 modules[layer.shape.path].build(number, warehouse, layer)
         self._declared = []
-        network.register_forward_pre_hook(self._open_shelves)
-        network.register_forward_hook(self._close_shelves, always_call=True)
+        network.register_forward_pre_hook(self._open_caches)
+        network.register_forward_hook(self._close_caches, always_call=True)
         return self.plan
 
-    def _open_shelves(self, *_) -> None:
-        self._shelves = {}
+    def _open_caches(self, *_) -> None:
+        self._caches = {}
 
-    def _close_shelves(self, *_) -> None:
-        self._shelves = None
+    def _close_caches(self, *_) -> None:
+        self._caches = None
 
-    def shelf(self, number: int) -> Shelf:
+    def cache(self, number: int) -> CellCache:
         """A warehouse's cells for a layer, the same for all layers of one pass of the network."""
-        if self._shelves is None:  # a layer called by itself
-            return Shelf(self.weights[number])
-        if number not in self._shelves:
-            self._shelves[number] = Shelf(self.weights[number])
-        return self._shelves[number]
+        if self._caches is None:  # a layer called by itself
+            return CellCache(self.weights[number])
+        if number not in self._caches:
+            self._caches[number] = CellCache(self.weights[number])
+        return self._caches[number]
 
 
 def initial_cells(warehouse: PlannedWarehouse) -> Tensor:

@@ -2,7 +2,7 @@
 
 The product is small in arithmetic and large in memory: every layer reads all cells of its
 warehouse. Autograd's gradient would also write a gradient of all cells for every layer, and add
-them up. Here layers that share cells in one forward pass share a :class:`Shelf`, which collects
+them up. Here layers that share cells in one forward pass share a :class:`CellCache`, which collects
 what their gradients are made of and makes one product of it all when the last has come.
 
 Shape legend: M cells of a warehouse, P entries of a cell, R rows of a layer (images x mixtures).
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .forms import onednn_product
 
-class Shelf:
+
+class CellCache:
     """The cells of one warehouse for the layers of one forward pass.
 
     Args:
@@ -21,7 +23,7 @@ class Shelf:
 
     Attributes:
         cells: (M, P) in the precision of the products.
-        ticket: empty tensor through which the layers' gradients reach the parameter.
+        proxy: empty tensor through which the gradients of the layers reach the parameter.
     """
 
     def __init__(self, weight: Tensor):
@@ -30,7 +32,7 @@ class Shelf:
         # CPUs have no fast product in float16, and gain nothing by any other
         if device != "cpu" and torch.is_autocast_enabled(device):
             self.cells = self.cells.to(torch.get_autocast_dtype(device))
-        self.ticket = _Opened.apply(weight, self)
+        self.proxy = _Opened.apply(weight, self)
         self.returned: list[tuple[Tensor, Tensor]] = []
 
     def gradient(self) -> Tensor | None:
@@ -45,51 +47,48 @@ class Shelf:
 
 
 class _Opened(torch.autograd.Function):
-    """A shelf's ticket; its backward runs when those of all layers with the ticket have."""
+    """The proxy of a cache; its backward runs when those of all layers that used it have."""
 
     @staticmethod
-    def forward(ctx, weight, shelf):
-        ctx.shelf, ctx.like = shelf, (weight.shape, weight.dtype)
+    def forward(ctx, weight, cache):
+        ctx.cache, ctx.like = cache, (weight.shape, weight.dtype)
         return weight.new_empty(())
 
     @staticmethod
     @once_differentiable
     def backward(ctx, _):
-        gradient = ctx.shelf.gradient()
+        gradient = ctx.cache.gradient()
         if gradient is not None:
             shape, dtype = ctx.like
             gradient = gradient.view(shape).to(dtype)
         return gradient, None
 
 
-def mix(factors: Tensor, shelf: Shelf) -> Tensor:
+def mix(factors: Tensor, cache: CellCache) -> Tensor:
     """``factors @ cells``: (R, M) -> (R, P)."""
-    return _Mixed.apply(factors.to(shelf.cells.dtype), shelf.ticket, shelf)
+    return _Mixed.apply(factors.to(cache.cells.dtype), cache.proxy, cache)
 
 
 class _Mixed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, factors, ticket, shelf):
-        ctx.save_for_backward(factors, shelf.cells)
-        ctx.shelf = shelf
-        return product(factors, shelf.cells)
+    def forward(ctx, factors, proxy, cache):
+        ctx.save_for_backward(factors, cache.cells)
+        ctx.cache = cache
+        return product(factors, cache.cells)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         factors, cells = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
-            ctx.shelf.returned.append((factors, grad))
+            ctx.cache.returned.append((factors, grad))
         return product(grad, cells.T) if ctx.needs_input_grad[0] else None, None, None
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` of two matrices.
-
-    In float32 on a CPU by oneDNN, which is twice as fast as the library behind torch.mm on AMD's.
-    """
+    """``a @ b`` of two matrices."""
     with torch.autocast(a.device.type, enabled=False):
-        if a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.enabled:
+        if onednn_product(a):
             linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
             if linear is not None:
                 return linear(a.contiguous(), b.T, None, "none", [], "")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from models_mm.layers import forms
 from models_mm.layers import routing_attention as module
 from models_mm.layers.routing_attention import routing_attention
 
@@ -62,7 +63,7 @@ def gradients(out, inputs):
 def chunks(request, monkeypatch):
     """Sizes of the gather that must make no difference."""
     if request.param == "a row at a time":
-        monkeypatch.setattr(module, "CPU_CHUNK", 1)
+        monkeypatch.setattr(forms, "CPU_GATHER_BYTES", 1)
     if request.param == "chunks of three":
         monkeypatch.setattr(module, "_chunks", three_at_a_time(module._chunks, monkeypatch))
 
@@ -70,7 +71,7 @@ def chunks(request, monkeypatch):
 def three_at_a_time(chunks, monkeypatch):
     def call(k, v, index):
         row = 2 * index.shape[1] * k[0].numel() * k.element_size()
-        monkeypatch.setattr(module, "CPU_CHUNK", -(-3 * row // torch.get_num_threads()))
+        monkeypatch.setattr(forms, "CPU_GATHER_BYTES", -(-3 * row // torch.get_num_threads()))
         return chunks(k, v, index)
 
     return call
