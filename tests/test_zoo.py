@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models_mm import catalogue as zoo
-from models_mm.checkpoints.families import source_of
+from models_mm.checkpoints.published import source_of
 from models_mm.errors import CheckpointError, UserError
 from models_mm.mmdet2.configs import ROOT, load_config, pretrained_files
 

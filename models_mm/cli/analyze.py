@@ -1,8 +1,8 @@
 """Show what a detector gets wrong: COCO's error analysis and the confusion matrix, as pictures.
 
-    python tools/analyze_results.py CONFIG RESULTS.pkl --out FOLDER
+    models_mm analyze CONFIG RESULTS.pkl --out FOLDER
 
-RESULTS.pkl is what tools/test.py --out wrote. The error analysis draws the precision over the
+RESULTS.pkl is what `models_mm test --out` wrote. The error analysis draws the precision over the
 recall, and how it would rise if one kind of error after the other were forgiven: C75, C50 (IoU),
 Loc (position), Sim (classes of one supercategory), Oth (any class), BG (background), FN (missed
 objects).
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     """Analyse as the command line says."""
     parser = Parser(description=__doc__)
     parser.add_argument("config", help="config of the tested detector")
-    parser.add_argument("results", metavar="RESULTS.pkl", help="what tools/test.py --out wrote")
+    parser.add_argument("results", metavar="RESULTS.pkl", help="what `models_mm test --out` wrote")
     parser.add_argument(
         "--out", type=output_folder, default="analysis", help="folder (default: %(default)s)"
     )

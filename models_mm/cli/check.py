@@ -1,7 +1,7 @@
 """Find everything that is wrong with a data set before a training reads it.
 
-``python tools/check_dataset.py ANNOTATIONS.json IMAGE_FOLDER`` or, for the data of a config,
-``python tools/check_dataset.py CONFIG [--split train val]``. Every annotation and every image is
+``models_mm data check ANNOTATIONS.json IMAGE_FOLDER`` or, for the data of a config,
+``models_mm data check CONFIG [--split train val]``. Every annotation and every image is
 read. The exit code is 1 when something would disturb a training, else 0.
 """
 

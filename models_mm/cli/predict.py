@@ -1,6 +1,6 @@
 """Detect objects in images, folders or videos: pictures, and a JSON file in COCO's form.
 
-python tools/predict.py IMAGES|FOLDER|VIDEO --config CONFIG --checkpoint FILE --out FOLDER
+models_mm predict IMAGES|FOLDER|VIDEO --config CONFIG --checkpoint FILE --out FOLDER
 """
 
 from models_mm.cli.command import Parser, add_overrides

@@ -1,4 +1,4 @@
-"""Draw predicted boxes and masks beside the true ones, from the results of tools/test.py --out."""
+"""Draw predicted boxes and masks beside the true ones, from what `models_mm test --out` wrote."""
 
 from models_mm.cli.command import Parser, add_overrides
 from models_mm.values import SCORE, output_folder, whole_option
@@ -8,7 +8,7 @@ def main(argv: list[str] | None = None) -> None:
     """Draw as the command line says."""
     parser = Parser(description=__doc__)
     parser.add_argument("config", help="config of the tested detector")
-    parser.add_argument("results", metavar="RESULTS.pkl", help="what tools/test.py --out wrote")
+    parser.add_argument("results", metavar="RESULTS.pkl", help="what `models_mm test --out` wrote")
     parser.add_argument(
         "--out", type=output_folder, default="pictures", help="folder (default: %(default)s)"
     )

@@ -1,11 +1,11 @@
 """The published models: list them, filter them, show one, or write the README's tables.
 
-python tools/zoo.py list                          every row of the five published tables
-python tools/zoo.py list --family mpvit --detector retinanet
-python tools/zoo.py list --all                    every config, published or not
-python tools/zoo.py show mask_rcnn_recnext_m3_fpn_1x_coco
-python tools/zoo.py fetch recnext_m3_distill_300e.pth   download a published file to pretrain/
-python tools/zoo.py readme                        README.md's results, from the metafiles
+models_mm zoo list                          every row of the five published tables
+models_mm zoo list --family mpvit --detector retinanet
+models_mm zoo list --all                    every config, published or not
+models_mm zoo show mask_rcnn_recnext_m3_fpn_1x_coco
+models_mm zoo fetch recnext_m3_distill_300e.pth     download a published file to pretrain/
+models_mm zoo readme                        write the tables of README.md, from the metafiles
 """
 
 from pathlib import Path

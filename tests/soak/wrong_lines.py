@@ -482,7 +482,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("inspect @text.txt", "text.txt"),
         ("inspect @cut.pth", "cut.pth cannot be read"),
         ("inspect @backbone.pth --config nowhere.py", "config not found: nowhere.py"),
-        ("inspect @weights.pth --config nowhere", "unknown name: nowhere"),
+        ("inspect @weights.pth --config nowhere", "config not found: nowhere"),
         ("publish @weights.pth", "arguments are required: OUT"),
         ("publish nowhere.pth x.pth", "checkpoint not found|no regular file"),
         ("publish @text.txt x.pth", "text.txt"),
