@@ -13,6 +13,7 @@ from models_mm.cli import convert
 from models_mm.errors import CheckpointError
 
 from ..checkpoints.conftest import head_entries, randomised
+from ..checkpoints.detectron2_files import entries_of
 
 
 def norm_and_head(width: int) -> dict:
@@ -102,6 +103,25 @@ def test_classification_file(tool, tmp_path, variant):
     assert not (tmp_path / "never.pth").exists()
     with pytest.raises(SystemExit):
         tool("inspect", source)
+
+
+@pytest.mark.parametrize("kind", ["classification", "detectron2"])
+def test_one_command_for_files_of_all_kinds(tool, tmp_path, kind):
+    """`convert IN OUT`, with the word or without, is the command of the file's family and kind."""
+    source = tmp_path / "in.pth"
+    if kind == "classification":
+        torch.save({"model": classification_file("recnext_m3")}, source)
+    else:
+        torch.save({"model": entries_of("retinanet", "tiny")}, source)
+    old = {"classification": "recnext-classification", "detectron2": "mpvit-detectron2"}[kind]
+    words = {"old": [old], "convert": ["convert"], "none": []}
+    for name, word in words.items():
+        tool(*word, source, tmp_path / f"{name}.pth")
+    expected, *others = (read_checkpoint(tmp_path / f"{name}.pth")["state_dict"] for name in words)
+    for other in others:
+        assert other.keys() == expected.keys()
+        assert all(torch.equal(other[key], expected[key]) for key in expected)
+    assert "nothing written" in tool(source, "--check")
 
 
 @pytest.mark.parametrize(
