@@ -15,8 +15,8 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 from models_mm import host_imports
-from models_mm.distributed import liveness, preemption
-from models_mm.distributed.liveness import LAST_WORDS, exit_within, leave
+from models_mm.distributed import liveness, signals
+from models_mm.distributed.liveness import LAST_WORDS, exit_now, exit_within
 from models_mm.errors import Preempted, UserError, no_room
 from models_mm.messages import this_rank
 
@@ -42,17 +42,17 @@ def run(main: Callable[[], None]) -> None:
     except Preempted as stopped:
         rank = this_rank()
         message = f"ended as asked; --auto-resume goes on from {stopped}"
-        leave(preemption.exit_code(rank), *[message][rank:])
+        exit_now(signals.exit_code(rank), *[message][rank:])
     except UserError as error:
         fail(error, str(error))
     except SystemExit as asked:  # Python's own way out waits for data workers
         if asked.code is None or isinstance(asked.code, int):
-            leave(asked.code or 0)
-        leave(1, str(asked.code))
+            exit_now(asked.code or 0)
+        exit_now(1, str(asked.code))
     except KeyboardInterrupt:
-        leave(130)
+        exit_now(130)
     except BrokenPipeError:
-        leave(141)  # as SIGPIPE ends other programs when `head` has read enough
+        exit_now(141)  # as SIGPIPE ends other programs when `head` has read enough
     except ModuleNotFoundError as error:
         fail(
             error,
@@ -83,7 +83,7 @@ def fail(error: Exception, message: str) -> None:
     prefix = f"error on rank {this_rank()}" if this_rank() else "error"
     traced = os.environ.get("MODELS_MM_TRACEBACK", "0") != "0"
     trace = "".join(traceback.format_exception(error)) if traced else ""
-    leave(1, f"{trace}{prefix}: {message}")
+    exit_now(1, f"{trace}{prefix}: {message}")
 
 
 def wait_for_rank_0() -> None:
@@ -168,7 +168,7 @@ def raise_lost_worker(error: Exception) -> None:
         if not isinstance(error, (ConnectionError, EOFError, FileNotFoundError)):
             return
         time.sleep(0.5)  # until the system says so
-        lost = liveness.gone()
+        lost = liveness.lost()
         if not lost:
             return
         why = f"{' and '.join(lost)} is gone ({in_one_line(error)})"

@@ -32,7 +32,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from models_mm.cli.command import Parser
-from models_mm.distributed.preemption import EXIT_CODE, MARKER
+from models_mm.distributed.signals import EXIT_CODE, MARKER
 
 CROWD = 16  # processes per core; a larger number is taken for a mistake
 # What the commands of several processes get, as from dist_train.sh and dist_test.sh.

@@ -1,9 +1,9 @@
-"""No process of a job outlives one that it needs, and nothing keeps a process from ending.
+"""A process of a job ends when another process that it needs is gone, and nothing prevents its end.
 
-A rank needs its data workers, its launcher and the other ranks of its machine (lost machines are
-:mod:`models_mm.distributed.watchdog`'s). The main thread often notices such a loss by itself and
-can say more about it; but it may also wait, for minutes, for something that will not come. A
-thread looks once per second.
+A rank needs its data workers, its launcher and the other ranks of its machine (other machines are
+watched by :mod:`models_mm.distributed.watchdog`). The main thread often notices such a loss itself
+and can say more about it; but it may also wait, for minutes, for something that will not come.
+Therefore a thread checks once per second.
 """
 
 import ctypes
@@ -17,30 +17,30 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-TICK = 1.0  # seconds between two looks
-GRACE = 4.0  # seconds that the main thread has to say it better
+CHECK_SECONDS = 1.0  # between two checks
+GRACE_SECONDS = 4.0  # for the main thread, which may have a better message
 LAST_WORDS = 2.0  # seconds for what is printed at the end
 
-_nowhere = open(os.devnull, "w")  # noqa: SIM115 - kept open for a moment with no file to spare
-_needed: dict[str, Callable[[], bool]] = {}
-_wait: "Wait | None" = None
-_begun = _leaving = False
+_nowhere = open(os.devnull, "w")  # noqa: SIM115 - stays open: at the end no file may be left to open
+_required: dict[str, Callable[[], bool]] = {}
+_limit: "TimeLimit | None" = None
+_started = _exiting = False
 
 
 def exit_within(seconds: float) -> None:
     """Exit with 1 when this time is over, whatever this process is doing then.
 
-    This needs neither Python's lock nor a stream, both of which a thread can keep for ever: that of
-    a pipe, for example, that nobody reads any more.
+    This needs neither Python's lock nor a stream, which a thread can hold for ever: for example
+    the stream of a pipe that nobody reads any more.
     """
-    global _leaving
-    _leaving = True
+    global _exiting
+    _exiting = True
     faulthandler.dump_traceback_later(seconds, exit=True, file=_nowhere)
 
 
-def leave(code: int, *lines: str) -> None:
-    """Print, then exit without destructors: other ranks may hang in a collective that will not
-    complete, data workers in their queues. The workers end with this process."""
+def exit_now(code: int, *lines: str) -> None:
+    """Print lines on stderr, then exit without destructors, which may wait for ever: other ranks
+    hang in collectives, data workers in their queues. The data workers end with this process."""
     exit_within(LAST_WORDS)
     try:
         for line in lines:
@@ -69,86 +69,92 @@ def end_with_parent(parent: int) -> None:
 
 def _wait_for_parent(parent: int) -> None:
     while os.getppid() == parent:
-        time.sleep(TICK)
+        time.sleep(CHECK_SECONDS)
     os._exit(1)
 
 
-def need(name: str, gone: Callable[[], bool]) -> None:
+def require(name: str, is_gone: Callable[[], bool]) -> None:
     """End this process soon after something that it needs is gone.
 
     Args:
         name: what messages call it.
-        gone: asked once a second, by another thread.
+        is_gone: called once per second, by another thread.
     """
-    _needed[name] = gone
+    _required[name] = is_gone
 
 
-def need_no_more(name: str) -> None:
-    """The work with it is done."""
-    _needed.pop(name, None)
+def release(name: str) -> None:
+    """Stop requiring something: the work with it is done."""
+    _required.pop(name, None)
 
 
-def gone() -> list[str]:
-    """What this process needs and has lost."""
-    return [name for name, is_gone in list(_needed.items()) if is_gone()]
+def lost() -> list[str]:
+    """The names of what this process requires and has lost."""
+    return [name for name, is_gone in list(_required.items()) if is_gone()]
 
 
-def begin() -> None:
-    """Start to look; not before all data workers are there, since a fork copies no thread."""
-    global _begun
-    if not _begun:
-        _begun = True
-        in_background(_look, "liveness")
+def start() -> None:
+    """Start to check; not before all data workers exist, since a fork does not copy threads."""
+    global _started
+    if not _started:
+        _started = True
+        in_background(_check, "liveness")
 
 
-def in_background(duty: Callable[[], None], name: str) -> None:
-    """Run something in a thread that the job depends on: should it fail, this process ends."""
+def in_background(task: Callable[[], None], name: str) -> None:
+    """Run a task in a thread that the job depends on: if the task fails, this process ends."""
 
     def run() -> None:
         try:
-            duty()
+            task()
         except BaseException as error:
-            leave(1, f"error: {name}: {type(error).__name__}: {error}; the job is over")
+            exit_now(1, f"error: {name}: {type(error).__name__}: {error}; the job is over")
 
     threading.Thread(target=run, name=name, daemon=True).start()
 
 
 @dataclass
-class Wait:
-    """Something that the main thread waits for."""
+class TimeLimit:
+    """A limit on what the main thread is waiting for.
 
-    looks: float  # that are left; a suspended process does not look
-    late: Callable[[], str]
+    Attributes:
+        checks: number of checks that are left; a suspended process makes none.
+        describe: says what has not come in time.
+    """
+
+    checks: float
+    describe: Callable[[], str]
 
 
 @contextmanager
-def within(seconds: float, late: Callable[[], str]):
+def time_limit(seconds: float, describe: Callable[[], str]):
     """End this process if what is inside takes longer.
 
     Args:
-        seconds: of which those do not count in which this process is suspended.
-        late: says then what has not come.
+        seconds: time while this process is suspended does not count.
+        describe: says what has not come in time.
     """
-    global _wait
-    _wait = Wait(seconds / TICK, late)
+    global _limit
+    _limit = TimeLimit(seconds / CHECK_SECONDS, describe)
     try:
         yield
     finally:
-        _wait = None
+        _limit = None
 
 
-def _look() -> None:
+def _check() -> None:
+    """Check once per second; runs in a thread."""
     while True:
-        time.sleep(TICK)
-        lost = gone()
-        if lost:
-            time.sleep(GRACE)
-        wait = _wait
-        if wait is not None:
-            wait.looks -= 1
-        if _leaving:
+        time.sleep(CHECK_SECONDS)
+        missing = lost()
+        if missing:
+            time.sleep(GRACE_SECONDS)
+        limit = _limit
+        if limit is not None:
+            limit.checks -= 1
+        if _exiting:
             return
-        if lost:
-            leave(1, f"error: {' and '.join(lost)} is gone; the job is over")
-        if wait is not None and wait.looks < 0:
-            leave(1, f"error: {wait.late()}; the job is over")
+        if missing:
+            exit_now(1, f"error: {' and '.join(missing)} is gone; the job is over")
+        if limit is not None and limit.checks < 0:
+            exit_now(1, f"error: {limit.describe()}; the job is over")

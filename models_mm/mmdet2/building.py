@@ -18,7 +18,7 @@ from mmdet.utils import get_device, rfnext_init_model, setup_multi_processes
 from torch import nn
 
 from models_mm.config_files import find_config
-from models_mm.distributed import liveness, preemption, watchdog
+from models_mm.distributed import liveness, signals, watchdog
 from models_mm.errors import UserError
 from models_mm.messages import say_once
 from models_mm.mmdet2 import work_dirs
@@ -37,7 +37,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")
     setup_multi_processes(compatible(cfg))
-    preemption.listen()
+    signals.listen()
 
 
 def join(cfg: Config, args: argparse.Namespace) -> bool:
@@ -48,11 +48,11 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
     Returns:
         Whether the job is distributed.
     """
-    preemption.obey()
+    signals.start_handling()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun's, with and without tools/launch.py
         launcher = os.getppid()
-        liveness.need("the launcher", lambda: os.getppid() != launcher)
-    liveness.begin()
+        liveness.require("the launcher", lambda: os.getppid() != launcher)
+    liveness.start()
     wanted, cfg.gpu_ids = cfg.get("gpu_ids"), [chosen_gpu(args)]
     settle_device(cfg)
     if cfg.device == "cpu" and cfg.get("fp16") is not None:

@@ -135,7 +135,7 @@ def predict(
         if show:
             show(batch, found)
         results += [encode_result(result) for result in found]
-        watchdog.step(f"at image {number * len(found)} of its evaluation")
+        watchdog.report_progress(f"at image {number * len(found)} of its evaluation")
         for _ in range(len(found) * world if bar else 0):
             bar.update()
     if bar:
@@ -196,7 +196,7 @@ class EvaluationHook(EvalHook):
                     if self.save_best and score:
                         self._save_ckpt(runner, score)
                     self.show(runner)
-            watchdog.meet("the evaluation")
+            watchdog.barrier("the evaluation")
         runner.model.train(training)
 
     def show(self, runner: BaseRunner) -> None:

@@ -25,12 +25,12 @@ def gather_results(results: list, size: int) -> list | None:
     rank, world = get_dist_info()
     if world == 1:
         return results
-    watchdog.meet("the results of all images")
+    watchdog.barrier("the results of all images")
     with watchdog.paused("collecting results"):
         if rank != 0:
-            ranks.send_to_first(pack(results))
+            ranks.send_to_rank_0(pack(results))
             return None
-        parts = [results, *(unpack(ranks.receive(other)) for other in range(1, world))]
+        parts = [results, *(unpack(ranks.receive_from(other)) for other in range(1, world))]
     return [result for row in zip(*parts, strict=True) for result in row][:size]
 
 

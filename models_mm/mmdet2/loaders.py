@@ -24,7 +24,7 @@ from mmdet.datasets import build_dataloader
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from models_mm.distributed import liveness, preemption
+from models_mm.distributed import liveness, signals
 
 # A batch is late after this many times the longest wait among the last thousand batches,
 LATE_FACTOR = 20
@@ -42,7 +42,7 @@ class WorkerStart:
     parent: int
 
     def __call__(self, worker: int) -> None:
-        preemption.leave_to_parent()
+        signals.ignore()
         faulthandler.register(signal.SIGUSR2, all_threads=True)
         liveness.end_with_parent(self.parent)
 
@@ -98,7 +98,7 @@ class Loader(DataLoader):
         if self.num_workers:
             super().__iter__()
             this = weakref.ref(self)  # a loader that nobody uses any more ends its workers
-            liveness.need(
+            liveness.require(
                 f"a data worker of {name}", lambda: this() is not None and this().worker_is_gone()
             )
 
@@ -131,11 +131,11 @@ class Loader(DataLoader):
         return iterator
 
     def __iter__(self) -> Iterator:
-        with liveness.within(self.patience(), self.late):
+        with liveness.time_limit(self.patience(), self.late):
             batches = super().__iter__()  # the workers answer that they begin anew
         while True:
             begun = time.monotonic()
-            with liveness.within(self.patience(), self.late):
+            with liveness.time_limit(self.patience(), self.late):
                 batch = next(batches, None)
             self.waits.append(time.monotonic() - begun)
             if batch is None:
@@ -166,7 +166,7 @@ class Loader(DataLoader):
 
     def close(self) -> None:
         """End the data workers."""
-        liveness.need_no_more(f"a data worker of {self.name}")
+        liveness.release(f"a data worker of {self.name}")
         self._iterator = None
         self.end_workers()
 

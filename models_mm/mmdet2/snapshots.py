@@ -99,7 +99,7 @@ class CheckpointWriter:
                 point_latest(path)
                 prune(runner.work_dir, self.max_keep_ckpts, runner.meta.get("run"))
         runner.meta |= {"hook_msgs": messages, "written": written}
-        watchdog.meet(f"checkpoint {name}")
+        watchdog.barrier(f"checkpoint {name}")
         self.written = time.monotonic()
         runner.logger.info(f"wrote {path}")
 

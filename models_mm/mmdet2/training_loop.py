@@ -29,7 +29,7 @@ from mmcv.runner import BaseRunner, EpochBasedRunner, IterBasedRunner, IterLoade
 from mmcv.runner.priority import Priority
 from torch import nn
 
-from models_mm.distributed import preemption, ranks, watchdog
+from models_mm.distributed import ranks, signals, watchdog
 from models_mm.errors import Preempted
 from models_mm.mmdet2 import resuming, snapshots
 from models_mm.mmdet2.faults import BadImages, LossCheck, explained_memory
@@ -86,9 +86,9 @@ class TrainingLoop(BaseRunner):
             self.backward_and_step(self.step)
         self.call_hooks("after_train_iter", *AFTER_STEP)
 
-        watchdog.step(f"after iteration {self.iter + 1}")
+        watchdog.report_progress(f"after iteration {self.iter + 1}")
         # all ranks or none: the signals and clocks of one are not those of another
-        stop, late = ranks.any_rank(preemption.requested(), self.checkpoints.is_late())
+        stop, late = ranks.any_rank(signals.stop_requested(), self.checkpoints.is_late())
         self.checkpoints.after_iteration(self, wanted=stop or late)
         if stop:
             raise Preempted(self.meta["hook_msgs"]["last_ckpt"])
@@ -209,7 +209,7 @@ class EpochLoop(TrainingLoop, EpochBasedRunner):
                 self.iteration(batch)
 
         self.call_hooks("after_train_epoch", *BEFORE_CHECKPOINT)
-        (stop,) = ranks.any_rank(preemption.requested())
+        (stop,) = ranks.any_rank(signals.stop_requested())
         self.checkpoints.after_epoch(self, wanted=stop)
         if stop:
             raise Preempted(self.meta["hook_msgs"]["last_ckpt"])

@@ -62,8 +62,8 @@ def test_nothing_stands_between_the_decision_to_end_and_the_end():
     """The last words go to a pipe that is full, or that nobody reads."""
     for reads in (True, False):
         reader, writer = os.pipe()
-        program = "from models_mm.distributed.liveness import leave\nprint(flush=True)\n"
-        program += "leave(3, 'x' * 10**6)"
+        program = "from models_mm.distributed.liveness import exit_now\nprint(flush=True)\n"
+        program += "exit_now(3, 'x' * 10**6)"
         process = subprocess.Popen(
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer
         )
