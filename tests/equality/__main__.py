@@ -21,11 +21,10 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tools"))  # as pytest has it: the data sets are drawn by a tool
-from tests.drawn import data_options, draw, draw_coco  # noqa: E402
-from tests.equality.digests import digest  # noqa: E402
+from tests.drawn import data_options, draw, draw_coco
+from tests.equality.digests import digest
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 ITERATIONS = 20
 FAMILIES = {
     "biformer": "configs/biformer/mask_rcnn_biformer_s_fpn_1x_coco.py",
