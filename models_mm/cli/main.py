@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from models_mm.cli.command import Parser, run
-from models_mm.distributed.liveness import leave
+from models_mm.distributed.liveness import exit_now
 from models_mm.errors import did_you_mean
 from models_mm.version import __version__
 
@@ -120,7 +120,7 @@ def finish() -> None:
     own end would collect all objects first, which takes more than a second.
     """
     atexit._run_exitfuncs()
-    leave(0)
+    exit_now(0)
 
 
 def end_with_launcher() -> None:
