@@ -13,3 +13,4 @@ model = dict(
     neck=dict(in_channels=[128, 256, 512, 1024]),
     test_cfg=dict(rpn=dict(nms=dict(type="soft_nms")), rcnn=dict(nms=dict(type="soft_nms"))),
 )
+data = dict(samples_per_gpu=4)

@@ -12,3 +12,4 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
+data = dict(samples_per_gpu=4)

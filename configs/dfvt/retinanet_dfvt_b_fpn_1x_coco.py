@@ -13,3 +13,4 @@ model = dict(
     ),
     neck=dict(in_channels=[256, 512, 1024], start_level=0),
 )
+data = dict(samples_per_gpu=4)

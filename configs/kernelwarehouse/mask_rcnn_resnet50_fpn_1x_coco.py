@@ -15,4 +15,3 @@ model = dict(
     ),
     neck=dict(in_channels=[256, 512, 1024, 2048]),
 )
-data = dict(samples_per_gpu=2)

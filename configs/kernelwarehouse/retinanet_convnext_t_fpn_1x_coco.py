@@ -15,4 +15,3 @@ model = dict(
     ),
     neck=dict(in_channels=[192, 384, 768], start_level=0),
 )
-data = dict(samples_per_gpu=2)

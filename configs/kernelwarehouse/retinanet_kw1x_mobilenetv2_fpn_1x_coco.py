@@ -16,4 +16,3 @@ model = dict(
     ),
     neck=dict(in_channels=[32, 96, 1280], start_level=0),
 )
-data = dict(samples_per_gpu=2)

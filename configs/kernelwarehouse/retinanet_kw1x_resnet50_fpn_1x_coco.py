@@ -18,4 +18,3 @@ model = dict(
     ),
     neck=dict(in_channels=[512, 1024, 2048], start_level=0),
 )
-data = dict(samples_per_gpu=2)

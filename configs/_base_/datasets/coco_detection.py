@@ -1,4 +1,4 @@
-# COCO 2017 boxes: 1333x800, horizontal flip, 2 images a GPU.
+# COCO 2017 boxes: 1333x800, horizontal flip, 2 images per GPU.
 dataset_type = "CocoDataset"
 data_root = "data/coco/"
 img_scale = (1333, 800)

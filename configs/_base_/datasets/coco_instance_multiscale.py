@@ -1,5 +1,5 @@
 # COCO boxes and masks with multi-scale training as in DETR: half of the images at one of eleven
-# scales, half of them resized, cropped and resized again. 4 images a GPU.
+# scales, half of them resized, cropped and resized again.
 _base_ = "./coco_instance.py"
 scales = [
     *((480, 1333), (512, 1333), (544, 1333), (576, 1333), (608, 1333), (640, 1333)),
@@ -42,4 +42,4 @@ train_pipeline = [
     dict(type="DefaultFormatBundle"),
     dict(type="Collect", keys=["img", "gt_bboxes", "gt_labels", "gt_masks"]),
 ]
-data = dict(samples_per_gpu=4, train=dict(pipeline=train_pipeline))
+data = dict(train=dict(pipeline=train_pipeline))
