@@ -419,7 +419,7 @@ class WarehouseManager(nn.Module):
 
 
 def initial_cells(warehouse: PlannedWarehouse) -> Tensor:
-    """Cells (M, co, ci, ...): those of one layer are initialised as one kernel, Kaiming by fan-out."""
+    """Cells (M, co, ci, ...): a layer's own as one kernel of them all, Kaiming by fan-out."""
     cells = torch.empty(warehouse.cells, *warehouse.cell)
     co, _, *spatial = warehouse.cell
     for layer in warehouse.layers:

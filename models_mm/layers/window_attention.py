@@ -85,7 +85,7 @@ def _surplus(cells: int) -> int:
 
 
 class _IntoWindows(torch.autograd.Function):
-    """See :func:`into_windows`. Autograd's gradient would use a slower sum, as if rows could coincide."""
+    """See :func:`into_windows`. Autograd's gradient would add rows, which never coincide."""
 
     @staticmethod
     def forward(ctx, x, fill, grid):
