@@ -120,7 +120,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state, path: str | os.Path
 
 def refuse(path: str | os.PathLike, field: str, wanted: str) -> NoReturn:
     """Raise an error that names a wrong field."""
-    raise CheckpointError(f"{path}: {field} is not {wanted}, and no training can go on from it")
+    raise CheckpointError(f"{path}: {field} is not {wanted}, so no training can resume from it")
 
 
 def need(path, field: str, value, holds: Callable[[object], bool], wanted: str) -> None:

@@ -226,7 +226,9 @@ class WarehouseConv2d(WarehouseLayer):
         if isinstance(kernel_size, int):
             kernel_size = (kernel_size,) * self.DIMENSIONS
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"{name}: {groups} groups divide not {in_channels} and {out_channels}")
+            raise ValueError(
+                f"{name}: groups={groups} must divide {in_channels} and {out_channels}"
+            )
         super().__init__(
             manager, name, (out_channels, in_channels // groups, *kernel_size), groups, bias
         )

@@ -48,8 +48,8 @@ def check_changes(meta: dict, config: str, seed: int | None, allowed: bool, logg
         return
     raise UserError(
         f"the checkpoint's run had other settings (its -> now):{lines}\n"
-        "  Take its settings, start a new training without --auto-resume and --resume-from, or go "
-        "on all the same with --allow-config-changes"
+        "  Use its settings, start a new training without --auto-resume and --resume-from, or "
+        "accept the differences with --allow-config-changes"
     )
 
 

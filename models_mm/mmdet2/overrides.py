@@ -118,8 +118,8 @@ def known_name(cfg: Config, keys: list[str]) -> None:
         raise UserError(f"{name} is no setting of a config: use {OPTIONS[name]}")
     if name not in known and name in cfg:
         raise UserError(
-            f"{name} is a variable of the config file, used up when the file was read: override "
-            "the settings that it went into (data.train.ann_file, ...), or edit the file"
+            f"{name} is a variable of the config file, which exists only while the file is read: "
+            "override the settings that use it (data.train.ann_file, ...), or edit the file"
         )
     if name == "data" and len(keys) > 1:
         known, name, where = set(cfg.get("data", {})) | DATA, keys[1], "data."

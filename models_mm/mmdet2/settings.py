@@ -319,7 +319,7 @@ def check_runner(tree: dict) -> None:
     check_type("runner.type", kind, lengths)
     check_names("runner", runner, ("type", *lengths.values()))
     if [name for name, value in runner.items() if value is not None] != [lengths[kind]]:
-        raise UserError(f"runner: {kind} needs {lengths[kind]}, and nothing else counts its length")
+        raise UserError(f"runner: {kind} needs {lengths[kind]} and no other length")
     if tree.get("total_epochs", runner.get("max_epochs")) != runner.get("max_epochs"):
         raise UserError("total_epochs is the old name of runner.max_epochs: give one of them")
 

@@ -69,7 +69,7 @@ def explained(folder: str):
                 "the training ran"
             ) from error
         raise UserError(
-            f"{path} cannot be written ({_reason(error)}); all that was written before is as it was"
+            f"{path} cannot be written ({_reason(error)}); older files are unchanged"
         ) from error
 
 
