@@ -17,7 +17,7 @@ from .checkpoints.detectron2_files import entries_of
 from .documents import CHOICES, ROOT, SMALLER, commands, fences, follow
 from .mmdet2.compat.conftest import free_port
 
-# pages whose commands need files that the reader has: weights, COCO, a config of his choice
+# pages whose commands need files of the reader: weights, COCO, a config
 PAGES = ("README.md", "docs/core.md", "docs/checkpoints.md")
 DOCS = ("getting_started", "train", "test", "own_data", "own_backbone", "speed", "faults")
 CHECKOUT = ("tools", "configs", "models_mm")
