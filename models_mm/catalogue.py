@@ -199,8 +199,11 @@ def known(name: str, names) -> str:
 
 
 def table(entries) -> str:
-    """Entries of one family as a Markdown table, with a column for everything that one has."""
-    columns = [("config", lambda e: f"[{title(e)}]({e.config})")]
+    """Entries of one family as a Markdown table, with a column for each fact that any of them has.
+
+    Links are those of a page in ``docs/``.
+    """
+    columns = [("config", lambda e: f"[{title(e)}](../{e.config})")]
     columns += [("schedule", lambda e: e.metadata["Schedule"])]
     for metric in dict.fromkeys(metric for entry in entries for metric in entry.metrics):
         columns.append((metric, lambda e, metric=metric: e.metrics.get(metric, "-")))
@@ -259,8 +262,32 @@ def section(entries) -> str:
 
 
 def results() -> str:
-    """All results in Markdown: one section per family."""
+    """All results in Markdown, for a page in ``docs/``: one section per family."""
     families = dict.fromkeys(entry.family for entry in catalogue())
     return "\n\n".join(
         section([entry for entry in catalogue() if entry.family == family]) for family in families
     )
+
+
+def variants() -> str:
+    """A Markdown table with one line per published backbone, for the README.
+
+    The line shows the row that all families have: Mask R-CNN with the 1x schedule.
+    """
+    lines = [
+        "| family | backbone | name | parameters, M | box AP | mask AP |",
+        "|---|---|---|---|---|---|",
+    ]
+    for entry in catalogue():
+        if (entry.metadata["Detector"], entry.metadata["Schedule"]) != ("Mask R-CNN", "1x"):
+            continue
+        cells = [
+            f"[{entry.family}]({entry.collection['Paper']['URL']})",
+            f"[{entry.metadata['Backbone']}]({entry.config})",
+            f"`{variant_of(entry.name)}`",
+            entry.metadata["Backbone Parameters (M)"],
+            entry.metrics["box AP"],
+            entry.metrics["mask AP"],
+        ]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)

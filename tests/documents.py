@@ -21,7 +21,7 @@ SMALLER = {
     r"(dist_test.sh +configs/\S+ \S+) 8(.*)": r"\1 2\2 --cfg-options "
     "'data.test.pipeline.1.img_scale=(128,96)'",
 }
-# what the README leaves to its reader
+# what README.md and the pages beside it leave to their reader
 CHOICES = {
     r"MASTER_ADDR=10.0.0.1": "MASTER_ADDR=127.0.0.1",
     r"^make (install|demo)": r"make -o .venv/.installed \1",

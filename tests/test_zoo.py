@@ -1,8 +1,7 @@
-"""The catalogue: complete, true to the configs, and the source of the README's tables."""
+"""The catalogue: complete, true to the configs, and the source of the documents' tables."""
 
 import models_mm  # isort: skip  (before mmdet, which needs it)
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from models_mm import catalogue as zoo
 from models_mm.checkpoints.published import source_of
+from models_mm.cli.zoo import DOCUMENTS, main
 from models_mm.errors import CheckpointError, UserError
 from models_mm.mmdet2.configs import ROOT, load_config, pretrained_files
 
@@ -30,18 +30,30 @@ def test_entry_is_true_to_its_config(entry):
         assert entry.collection["Code"]["URL"] in source_of(checkpoint)
 
 
-def test_readme_tables_are_those_of_the_metafiles(tmp_path):
-    copy = tmp_path / "README.md"
-    text = (ROOT / "README.md").read_text()
-    begin = text.index("<!-- results")
-    copy.write_text(text[:begin] + "<!-- results: written by tools/zoo.py readme -->stale")
-    refused = subprocess.run(
-        [sys.executable, ROOT / "tools/zoo.py", "readme", copy], capture_output=True, text=True
-    )
-    assert refused.returncode == 1 and "lacks the marks" in refused.stderr
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tables_of_the_documents_are_those_of_the_metafiles(document, tmp_path):
+    copy = tmp_path / "copy.md"
+    text = (ROOT / document).read_text()
+    begin = text.index(" written by tools/zoo.py readme -->")
+    for damaged in (text[:begin], text[:begin] + " written by tools/zoo.py readme -->stale"):
+        copy.write_text(damaged)
+        with pytest.raises(UserError, match="lacks the marks"):
+            main(["readme", str(copy)])
+        assert copy.read_text() == damaged
     copy.write_text(text.replace("| 41.7 |", "| 99.9 |"))
-    subprocess.run([sys.executable, ROOT / "tools/zoo.py", "readme", copy], check=True)
+    main(["readme", str(copy)])
     assert copy.read_text() == text
+
+
+def test_the_tables_that_are_written_by_default(tmp_path, monkeypatch):
+    (tmp_path / "docs").mkdir()
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        (tmp_path / document).write_text(text.replace("| 41.7 |", "| 99.9 |"))
+    monkeypatch.chdir(tmp_path)
+    main(["readme"])
+    for document in DOCUMENTS:
+        assert (tmp_path / document).read_text() == (ROOT / document).read_text()
 
 
 def test_every_backbone_has_every_detector():
@@ -101,12 +113,12 @@ def test_create_backbone(tmp_path):
         models_mm.create_backbone("recnext_m3", frozen=1)
 
 
-def test_torchvision_example_of_the_readme(tmp_path, monkeypatch):
+def test_torchvision_example_of_the_documents(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("pretrain").mkdir()
     source = models_mm.create_backbone("biformer_small")
     torch.save({"model": source.state_dict()}, "pretrain/biformer_small_best.pth")
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    blocks = (ROOT / "docs/core.md").read_text().split("```python\n")[1:]
     (example,) = [block.partition("```")[0] for block in blocks if "FasterRCNN" in block]
     names = {}
     exec(example, names)

@@ -20,6 +20,8 @@ Class = TypeVar("Class", bound=type)
 # Every backbone class by the name that configs use, and the names of those that are whole variants.
 REGISTRY: dict[str, type["Backbone"]] = {}
 VARIANTS: list[str] = []
+# Functions of host frameworks, called with the name and the class of each new backbone.
+LISTENERS: list[Callable[[str, type], None]] = []
 
 
 def register(*names: str, variant: bool = False) -> Callable[[Class], Class]:
@@ -40,6 +42,8 @@ def register(*names: str, variant: bool = False) -> Callable[[Class], Class]:
             REGISTRY[name] = cls
             if variant and name not in VARIANTS:
                 VARIANTS.append(name)
+            for listener in LISTENERS:
+                listener(name, cls)
         return cls
 
     return add

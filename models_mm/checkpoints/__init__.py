@@ -1,4 +1,4 @@
-"""Reading, checking and loading weights: the one way in for every checkpoint."""
+"""Read, check, load, convert and write checkpoints; all other code uses this package for it."""
 
 from models_mm.checkpoints.files import read_checkpoint, write_checkpoint
 from models_mm.checkpoints.loading import (

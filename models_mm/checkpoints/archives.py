@@ -1,7 +1,7 @@
-"""PyTorch's checkpoint files, of today (a zip archive) and of before 1.6, read within bounds.
+"""Read PyTorch's checkpoint files, today's (zip archives) and those before 1.6, within bounds.
 
-Every length that a file states is checked against the file before anything is made of it: members,
-storages, and where a tensor lies in its storage. Weights are read on the CPU, wherever they were.
+Every length that a file states is checked against the file before memory is allocated for it: the
+members, the storages, and the place of each tensor in its storage. All weights are read to the CPU.
 """
 
 import io
@@ -18,9 +18,9 @@ from models_mm.checkpoints.disk import open_regular
 from models_mm.checkpoints.inert import OBJECT, Known, refuse
 from models_mm.checkpoints.pickles import GRANTED, MULTIPLE, InertUnpickler, PlainUnpickler
 
-ZIP = b"PK\x03\x04"  # how an archive begins
-LEGACY = 0x1950A86A20F9469CFC6C  # and what the older format has first
-TENSOR = 1500  # bytes of memory beside its values
+ZIP = b"PK\x03\x04"  # the first bytes of an archive
+LEGACY = 0x1950A86A20F9469CFC6C  # the first number of the older format
+TENSOR = 1500  # bytes of memory besides its values
 CHUNK = 1 << 20
 DTYPES = {
     name: value
@@ -45,7 +45,7 @@ STORAGES = dict(
 
 
 class StorageKind(NamedTuple):
-    """A class of storages, by the type of their numbers."""
+    """A class of storages and the type of their numbers."""
 
     dtype: torch.dtype
 
@@ -62,9 +62,9 @@ class TorchUnpickler(InertUnpickler):
 
     Args:
         file: where the pickle is read from.
-        size: bytes that it can have.
-        whole: bytes of the whole file, with the values of its tensors.
-        storage: makes the storage of a key that has that many bytes.
+        size: size of the pickle in bytes; what it builds is limited by that.
+        whole: size of the whole file in bytes, with the values of its tensors.
+        storage: makes the storage for a key and a number of bytes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TorchUnpickler(InertUnpickler):
 
     def persistent_load(self, pid):
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module":
-            return pid[1]  # the older format has a module's class beside its source code
+            return pid[1]  # the older format stores the source code of a module beside its class
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage":
             refuse("it refers to something else than a storage")
         _, kind, key, _, number, *view = pid
@@ -95,14 +95,14 @@ class TorchUnpickler(InertUnpickler):
 
 
 def read_archive(file: BinaryIO, weights: bool = True):
-    """The content of a checkpoint in the format of today.
+    """Read a checkpoint in the current format.
 
     Args:
         file: opened for reading.
-        weights: read the values of tensors; otherwise they have none (device ``meta``).
+        weights: read the values of tensors; otherwise the tensors have no values (device ``meta``).
 
     Raises:
-        Exception: it is damaged, or holds more than weights and plain data.
+        Exception: the file is damaged, or contains more than weights and plain data.
     """
     archive, folder = open_archive(file)
     with archive:
@@ -129,11 +129,11 @@ def read_archive(file: BinaryIO, weights: bool = True):
 
 
 def open_archive(file: BinaryIO) -> tuple[zipfile.ZipFile, str]:
-    """A checkpoint's archive, and the name of its one folder.
+    """Open the archive of a checkpoint; also returns the name of its only folder.
 
     Raises:
-        Exception: it is damaged, has compressed members (torch writes none, and they may become a
-            thousand times as large), or some that lie over one another.
+        Exception: it is damaged, or has compressed members (torch writes none, and they may become
+            a thousand times as large), or members that overlap.
     """
     archive, size = zipfile.ZipFile(file), os.fstat(file.fileno()).st_size
     names = archive.namelist()
@@ -153,7 +153,7 @@ def open_archive(file: BinaryIO) -> tuple[zipfile.ZipFile, str]:
 
 
 def read_storage(file: BinaryIO, member: zipfile.ZipInfo, size: int) -> torch.UntypedStorage:
-    """A storage's bytes, straight from their place in the file."""
+    """Read the bytes of a storage directly from their place in the file."""
     file.seek(member.header_offset)
     header = file.read(30)
     if len(header) < 30 or header[:4] != ZIP:
@@ -164,7 +164,7 @@ def read_storage(file: BinaryIO, member: zipfile.ZipInfo, size: int) -> torch.Un
 
 
 def filled_storage(file: BinaryIO, size: int) -> torch.UntypedStorage:
-    """A storage of the next bytes of a file."""
+    """Read the next bytes of a file into a new storage."""
     values = torch.empty(size, dtype=torch.uint8)
     if file.readinto(memoryview(values.numpy())) != size:
         refuse("its values end too early")
@@ -172,7 +172,7 @@ def filled_storage(file: BinaryIO, size: int) -> torch.UntypedStorage:
 
 
 class Bounded:
-    """A file that is not asked for more than it has."""
+    """A file that refuses to read beyond its end."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.size = file, os.fstat(file.fileno()).st_size
@@ -187,7 +187,7 @@ class Bounded:
 
 
 def read_legacy(file: BinaryIO, weights: bool = True):
-    """The content of a checkpoint in the format before PyTorch 1.6; as :func:`read_archive`."""
+    """Read a checkpoint in the format before PyTorch 1.6; as :func:`read_archive`."""
     bounded = Bounded(file)
     size = left = bounded.size
     head = [PlainUnpickler(bounded, size).load() for _ in range(3)]
@@ -214,9 +214,9 @@ def read_legacy(file: BinaryIO, weights: bool = True):
 
 
 def fill_storage(file: BinaryIO, storage: torch.UntypedStorage) -> None:
-    """Put the next bytes of a file, after their number, into a storage."""
+    """Read a length and then as many bytes of a file into a storage."""
     number, size = int.from_bytes(file.read(8), "little"), storage.nbytes()
-    if size not in [number * width for width in (1, 2, 4, 8, 16)]:  # it counts values, not bytes
+    if size not in [number * width for width in (1, 2, 4, 8, 16)]:  # of values, not bytes
         refuse("a storage has two sizes")
     if size:
         values = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (size,), (1,))
@@ -224,7 +224,7 @@ def fill_storage(file: BinaryIO, storage: torch.UntypedStorage) -> None:
             refuse("its values end too early")
 
 
-# --- the table: tensors and what describes them
+# --- the table of names: tensors and what describes them
 
 
 def _tensor(
@@ -238,7 +238,7 @@ def _tensor(
 def _typed_tensor(
     reader: TorchUnpickler, storage, offset, size, stride, grad, hooks, dtype, metadata=None
 ) -> torch.Tensor:
-    """A tensor in a storage, after a check that it lies within."""
+    """Make a tensor in a storage, after a check that it lies within the storage."""
     if type(storage) is not Storage or type(dtype) is not torch.dtype or metadata:
         refuse("a tensor without storage, or with more than its values")
     size, stride = whole_numbers(size), whole_numbers(stride)
@@ -250,7 +250,7 @@ def _typed_tensor(
     held = storage.data.nbytes()
     if values and (last + 1) * dtype.itemsize > held:
         refuse("a tensor lies outside of its storage")
-    # one value that stands for many takes their room as soon as it is copied
+    # an expanded tensor takes the memory of all its values as soon as it is copied
     reader.charge(TENSOR + max(0, values * dtype.itemsize - held))
     tensor = torch.empty(0, dtype=dtype, device=storage.data.device)
     tensor.set_(storage.data, offset, size, stride)
@@ -258,7 +258,7 @@ def _typed_tensor(
 
 
 def whole_numbers(values) -> tuple[int, ...]:
-    """Lengths, strides or an offset."""
+    """Check lengths, strides or an offset."""
     if type(values) not in (tuple, torch.Size) or len(values) > 64:
         refuse("a tensor without shape")
     if any(type(value) is not int or not 0 <= value < 1 << 48 for value in values):
@@ -275,7 +275,7 @@ def _parameter(reader: TorchUnpickler, data, grad=True, hooks=None, state=None):
 
 
 def _with_attributes(reader: TorchUnpickler, known, kind, arguments, state):
-    """A tensor that had attributes, without them."""
+    """A tensor without the Python attributes that it had."""
     if (
         known not in (NAMES["torch._utils", name] for name in TENSORS)
         or type(arguments) is not tuple
@@ -327,7 +327,7 @@ NAMES = TorchUnpickler.names = {
 
 
 def read_torch(path: Path, weights: bool = True):
-    """The content of a PyTorch checkpoint; as :func:`read_archive`."""
+    """Read a PyTorch checkpoint of either format; as :func:`read_archive`."""
     with open_regular(path) as file:
         zipped = file.read(4) == ZIP
         file.seek(0)

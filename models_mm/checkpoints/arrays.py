@@ -1,4 +1,4 @@
-"""NumPy's arrays and numbers in pickles: read without NumPy's own way to make them of any state."""
+"""NumPy arrays and numbers in pickles, read without NumPy's own code, which accepts any state."""
 
 import re
 from typing import TYPE_CHECKING
@@ -10,18 +10,18 @@ from models_mm.checkpoints.inert import OBJECT, TUPLE, Foreign, ForeignName, Kno
 if TYPE_CHECKING:
     from models_mm.checkpoints.pickles import PlainUnpickler as Reader
 
-# Of any other type, texts and times for example, the size is known.
+# Of the other types, such as text and times, only the size is known.
 OPAQUE = re.compile(r"([USVMmfc])(\d{1,9})")
 DTYPES = {*("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")}
-NDARRAY = Known()  # is named, and never called
+NDARRAY = Known()  # only its name is used; it is never called
 
 
 class DType:
-    """A type of plain numbers on its way to an array; NumPy's own would take any state.
+    """The type of an array of plain numbers; NumPy's own class would accept any state.
 
     Args:
         code: NumPy's name of the type.
-        inert: take other types too, as ``opaque`` bytes of their size; not those of objects.
+        inert: accept other types too, as ``opaque`` bytes of their size; never Python objects.
     """
 
     def __init__(self, code: str, inert: bool = False):
@@ -50,13 +50,13 @@ class DType:
 
 def _dtype(reader: "Reader", code, align=False, copy=False) -> DType | Foreign:
     reader.charge(OBJECT)
-    if type(code) is Foreign:  # a class of records
+    if type(code) is Foreign:  # a record type
         return code
     return DType(octets(code).decode("latin1"), reader.inert)
 
 
 def numbers(reader: "Reader", shape, dtype, data) -> tuple[tuple, np.dtype, bytes]:
-    """Shape, type and bytes of an array, after a check that they fit one another."""
+    """Make an array from its shape, type and bytes, after a check that they agree."""
     if type(dtype) is not DType or type(shape) is not tuple or len(shape) > 32:
         refuse("an array without type or shape")
     values, kind = 1, dtype.numpy()
@@ -74,7 +74,7 @@ def numbers(reader: "Reader", shape, dtype, data) -> tuple[tuple, np.dtype, byte
 
 
 def _reconstruct(reader: "Reader", kind, shape, code) -> np.ndarray | Foreign:
-    """An empty array that :func:`fill_array` gets to fill."""
+    """Make an empty array, which :func:`fill_array` then fills."""
     if type(kind) is Foreign:  # a subclass
         return kind
     if kind is not NDARRAY or shape != (0,):
@@ -93,7 +93,7 @@ def fill_array(reader: "Reader", array: np.ndarray, state) -> None:
 
 
 def _frombuffer(reader: "Reader", data, dtype, shape, order) -> np.ndarray:
-    """An array as protocol 5 writes it."""
+    """Make an array as pickle protocol 5 writes it."""
     shape, kind, data = numbers(reader, shape, dtype, data)
     if order not in ("C", "F"):
         refuse("an array whose values have no order")

@@ -20,12 +20,12 @@ BuildDetector = Callable[[str, str, list[float]], nn.Module]
 
 
 class Conversion(NamedTuple):
-    """A converted checkpoint, and what there is to say about it.
+    """A converted checkpoint and a report about it.
 
     Attributes:
         checkpoint: ``meta`` and ``state_dict``.
-        dropped: keys of the input that have no use.
-        permuted: keys of the output whose anchors changed places.
+        dropped: keys of the input that are not used.
+        permuted: keys of the output whose anchors were reordered.
         remarks: what the user should know.
     """
 
@@ -38,15 +38,15 @@ class Conversion(NamedTuple):
 def convert_mpvit(path: str | os.PathLike, build: BuildDetector | None = None) -> Conversion:
     """Convert a backbone, RetinaNet or Mask R-CNN of the published MPViT.
 
-    Every key of the file is mapped or known to be of no use, and every key of the model filled.
+    Every key of the file is mapped or known to be unused, and every key of the model is filled.
 
     Args:
         path: the file.
-        build: builds the detectors; a backbone can do without.
+        build: builds the detectors; backbones do not need it.
 
     Raises:
-        CheckpointError: the file cannot be read, is converted already, or is none of these; it is
-            a detector and ``build`` is missing.
+        CheckpointError: the file cannot be read, is already converted, or is none of these models;
+            or it is a detector and ``build`` is missing.
     """
     content = read_checkpoint(path)
     meta = content.get("meta")
@@ -95,10 +95,10 @@ def _convert(entries: dict, path: Path, build: BuildDetector | None) -> Conversi
 
 
 def variant_of(entries: dict) -> str:
-    """The variant by the widths and layers of a backbone's entries.
+    """Find the variant from the widths and layers of a backbone's entries.
 
     Raises:
-        CheckpointError: it is none of the published ones.
+        CheckpointError: it is not a published variant.
     """
     outputs = [f"mhca_stages.{i}.aggregate.conv.weight" for i in range(3)]
     widths = [len(entries[key]) for key in ("stem.1.conv.weight", *outputs) if key in entries]
@@ -119,10 +119,10 @@ def variant_of(entries: dict) -> str:
 
 
 def renamed(entries: dict, detector: str | None, known) -> tuple[dict, list[str], list[str]]:
-    """The entries under the names of the model, what has no use there, and what is permuted.
+    """Rename the entries to those of the model; also returns the unused and the permuted keys.
 
     Raises:
-        CheckpointError: a key that is neither known nor known to be of no use.
+        CheckpointError: a key is unknown.
     """
     inner = "backbone." if detector else ""
     state, dropped, permuted, unknown = {}, [], [], []

@@ -1,7 +1,7 @@
-"""Names of detectron2's RetinaNet and Mask R-CNN with FPN, in MMDetection's words.
+"""The names of detectron2's RetinaNet and Mask R-CNN with FPN, and MMDetection's names for them.
 
-Both frameworks lay out all weights alike but for RetinaNet's anchors, which detectron2 numbers by
-size and then ratio and MMDetection (``scale_major=True``) by ratio and then size.
+Both frameworks have the same layout of weights, except for RetinaNet's anchors: detectron2 numbers
+them by size and then ratio, MMDetection (``scale_major=True``) by ratio and then size.
 """
 
 import re
@@ -48,7 +48,7 @@ DETECTORS = {"retinanet": RETINANET, "mask_rcnn": MASK_RCNN}
 
 
 def detector_of(entries: dict) -> str | None:
-    """Which of ``DETECTORS`` a state dict is, or None of a backbone alone."""
+    """Which of ``DETECTORS`` a state dict is; None for a backbone alone."""
     for key in entries:
         if key.startswith("head."):
             return "retinanet"
@@ -58,17 +58,17 @@ def detector_of(entries: dict) -> str | None:
 
 
 def renamed(key: str, detector: str) -> str | None:
-    """MMDetection's name of a neck's or head's key; None of any other."""
+    """MMDetection's name for a key of a neck or head; None for any other key."""
     name, _, kind = key.rpartition(".")
     known = DETECTORS[detector].get(name)
     return f"{known}.{kind}" if known and kind in ("weight", "bias") else None
 
 
 def with_anchors_by_ratio(value: Tensor) -> Tensor:
-    """Channels (9 * k, ...) of a RetinaNet's prediction in MMDetection's order of anchors.
+    """Reorder channels (9 * k, ...) of RetinaNet's predictions to MMDetection's order of anchors.
 
     Raises:
-        CheckpointError: the channels are not those of nine anchors.
+        CheckpointError: the number of channels is no multiple of nine anchors.
     """
     if len(value) % (SIZES * RATIOS):
         raise CheckpointError(f"{len(value)} channels are not those of {SIZES * RATIOS} anchors")
@@ -76,7 +76,7 @@ def with_anchors_by_ratio(value: Tensor) -> Tensor:
 
 
 def wrong_pixels(entries: dict) -> list[str]:
-    """Which of a file's pixel statistics are not ImageNet's in RGB order, as the configs have."""
+    """Pixel statistics of a file that are not ImageNet's in RGB order, which the configs use."""
     return [
         f"{key} {entries[key].flatten().tolist()} instead of {values}"
         for key, values in PIXELS.items()

@@ -1,4 +1,4 @@
-"""Files on disk: opened if they are files, and written whole or not at all."""
+"""Open regular files only; write files completely or not at all."""
 
 import errno
 import os
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-TEMPORARY = ".tmp"  # the end of the names of files that are being written
+TEMPORARY = ".tmp"  # suffix of files that are being written
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a file for reading; a pipe, socket or device would keep the reader for ever.
+    """Open a regular file for reading; reading a pipe, socket or device might never end.
 
     Raises:
-        OSError: it is none, or cannot be read.
+        OSError: it is not a regular file, or cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -26,7 +26,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 
 
 def temporary_name(path: Path) -> Path:
-    """A name beside a file that nobody can have made before."""
+    """A new, unpredictable name in the folder of a file."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
 
 
@@ -34,10 +34,10 @@ def temporary_name(path: Path) -> Path:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Write a file under a temporary name, sync it, and move it into place.
 
-    Whatever happens meanwhile, ``path`` holds afterwards its old content or all of the new.
+    If anything fails, ``path`` has either its old content or all of the new content.
     """
     temporary = temporary_name(path)
-    # never through a link or into a file that somebody has put there; permissions by the umask
+    # never through a link, or into an existing file; the umask decides on the permissions
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o666)
     try:
@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where the file system can."""
+    """Make renames in a folder survive a power failure, if the file system supports it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

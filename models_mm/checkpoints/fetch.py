@@ -1,6 +1,6 @@
-"""Published files by URL: downloaded whole, checked, and kept where ``torch.hub`` keeps its own.
+"""Download published files completely, check them, and keep them in the cache of ``torch.hub``.
 
-``torch.hub``'s download takes a connection that breaks for the end of the file.
+The download of ``torch.hub`` itself takes a broken connection for the end of the file.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ def fetch(
     accept: Callable[[str], object] | None = None,
     sha256: str = "",
 ) -> Path:
-    """A file by URL, downloaded unless it is there already.
+    """Download a file, unless it has been downloaded before.
 
-    Several processes may ask for one file: one of them downloads it, and the others wait. The file
-    has its name only when it is whole.
+    If several processes need the same file, one of them downloads it, and the others wait. The file
+    gets its name only when it is complete.
 
     Args:
         url: ``http://`` or ``https://``.
@@ -45,7 +45,7 @@ def fetch(
         file_name: its name there (default: the last part of the URL).
         accept: is called with the path of the downloaded file, and raises an error if it is not
             what was expected.
-        sha256: the beginning of its digest, where that is known.
+        sha256: the beginning of its digest, if that is known.
 
     Raises:
         CheckpointError: it cannot be downloaded, or is not what was expected.
@@ -58,7 +58,7 @@ def fetch(
     file = folder / name
     if file.is_file():
         return file
-    part = folder / f".part.{name}"  # ends as the file does: readers go by the suffix
+    part = folder / f".part.{name}"  # keeps the suffix, which decides on the format
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):
@@ -78,14 +78,14 @@ def fetch(
 
 
 def _download(url: str, part: Path) -> None:
-    """Write what a URL answers to a file, trying again when the connection breaks."""
+    """Download a URL to a file; try again if the connection breaks."""
     for attempt in range(ATTEMPTS):
         try:
             with (
                 urllib.request.urlopen(url, timeout=TIMEOUT) as answer,
                 open(part, "wb") as file,
             ):
-                expected = answer.length  # None where the server does not say
+                expected = answer.length  # None if the server does not say
                 while chunk := answer.read(CHUNK):
                     file.write(chunk)
                 if expected is not None and file.tell() != expected:
@@ -113,12 +113,12 @@ def _check(part: Path, url: str, accept: Callable[[str], object] | None, sha256:
             raise CheckpointError(f"{url} is not what was expected: {reason}") from error
 
 
-# Reads URLs of other schemes than http and https; a host framework may set it.
+# Reads URLs of schemes other than http and https; a host framework may set it.
 read_other_url: Callable[[str, object], dict] | None = None
 
 
 def read_url(url: str, map_location="cpu") -> dict:
-    """A checkpoint by URL, downloaded unless it has been before.
+    """Read a checkpoint by its URL; it is downloaded at the first use.
 
     Raises:
         CheckpointError: it cannot be downloaded or read.

@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running what they bring along, written whole or not at all."""
+"""Read checkpoint files without running code from them; write them completely or not at all."""
 
 import argparse
 import json
@@ -37,13 +37,13 @@ def is_url(path: str) -> bool:
 def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     """Read a checkpoint: PyTorch's formats, a ``.pkl`` of plain data, or safetensors.
 
-    Nothing that the file brings along is run, and what it takes is bounded by its size. An object
-    of a class that is no plain data is read as a :class:`inert.Foreign`, which is a name only.
+    No code of the file is run, and the memory is bounded by the size of the file. An object of any
+    class that is not plain data is read as an :class:`inert.Foreign`, which has only a name.
 
     Args:
         path: a local file.
-        map_location: the device that tensors are brought to; anything else that ``torch.load``
-            takes means the CPU.
+        map_location: the device for the tensors; any other value that ``torch.load`` accepts means
+            the CPU.
 
     Raises:
         CheckpointError: no such file, truncated or damaged, or not a checkpoint.
@@ -53,18 +53,18 @@ def read_checkpoint(path: str | os.PathLike, map_location="cpu") -> dict:
     if not isinstance(checkpoint, dict):
         kind = checkpoint.name if isinstance(checkpoint, Foreign) else type(checkpoint).__name__
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {kind}, not a dictionary")
-    if not isinstance(checkpoint.get("meta", {}), dict):  # another project's, of another form
+    if not isinstance(checkpoint.get("meta", {}), dict):  # of another project
         checkpoint["meta"] = {}
     return checkpoint
 
 
 def read_content(path: Path, map_location="cpu", weights: bool = True):
-    """As :func:`read_checkpoint`, whatever it is that the file holds.
+    """As :func:`read_checkpoint`, for a file with any content.
 
     Args:
         path: a local file.
         map_location: as there.
-        weights: read the values of tensors too, where the format lets them be left out.
+        weights: read the values of the tensors; some formats allow to leave them out.
     """
     if not path.exists():
         raise CheckpointError(missing_file_message(str(path)))
@@ -85,16 +85,16 @@ def read_content(path: Path, map_location="cpu", weights: bool = True):
         ) from error
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a damaged file can raise anything, Rust's panics too
+    except BaseException as error:  # a damaged file can raise any error, including panics of Rust
         raise CheckpointError(_explanation(path, error)) from error
 
 
 class TorchScript(Exception):
-    """A file is a compiled model."""
+    """The file is a compiled model."""
 
 
 def on_device(value, device: torch.device):
-    """A checkpoint with its tensors on a device."""
+    """Move the tensors of a checkpoint to a device."""
     if device.type == "cpu":
         return value
     if isinstance(value, torch.Tensor):
@@ -122,16 +122,16 @@ def _safetensors(checkpoint: dict, path: Path) -> bytes:
             f"{path}: safetensors hold a state_dict and meta, and no {', '.join(map(str, more))}: "
             "`python tools/convert_checkpoint.py publish IN OUT.safetensors` keeps the weights"
         )
-    # One name of a shared tensor may not stand for another there.
+    # safetensors does not allow two names for one tensor.
     tensors = {key: value.clone() for key, value in checkpoint["state_dict"].items()}
     meta, _ = plain(checkpoint.get("meta", {}))
-    # their header is text: tensors and bytes in meta become null
+    # the header is text: tensors and bytes in meta become null
     text = json.dumps(meta, skipkeys=True, default=lambda value: None)
     return save(tensors, metadata={"meta": text, "format": "pt"})
 
 
 def _explanation(path: Path, error: BaseException) -> str:
-    """Why a file cannot be read, and the way out."""
+    """Why a file cannot be read, and what to do."""
     if isinstance(error, OSError):
         return f"{path} cannot be read: {error.strerror or error}"
     reason = str(error).strip().partition("\n")[0][:200]
@@ -146,7 +146,7 @@ def _explanation(path: Path, error: BaseException) -> str:
 
 
 def _members(path: Path) -> list[str]:
-    """What a checkpoint's archive holds; nothing for other files, and for truncated archives."""
+    """The members of a checkpoint's archive; none for other files and truncated archives."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             return archive.namelist()
@@ -155,7 +155,7 @@ def _members(path: Path) -> list[str]:
 
 
 def missing_file_message(path: str) -> str:
-    """What to say of a checkpoint that does not exist: where it comes from, where to put it."""
+    """The message for a missing checkpoint: where it is published, and where to put it."""
     name = Path(path).name
     origin = source_of(name)
     hint = f"\n  It is published at {origin}; download it and put it there." if origin else ""
@@ -168,10 +168,10 @@ def missing_file_message(path: str) -> str:
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
     """Write a checkpoint under a temporary name, sync it, and move it into place.
 
-    Whatever happens meanwhile, ``path`` holds afterwards its old content or all of the new.
+    If anything fails, ``path`` has either its old content or all of the new content.
 
     Raises:
-        CheckpointError: the disk is full or a quota or size limit is reached.
+        CheckpointError: the disk is full, or a quota or size limit is reached.
     """
     path = Path(path)
     try:
@@ -194,7 +194,7 @@ def plain(value, where: str = "") -> tuple[object, list[str]]:
     """A copy of a checkpoint reduced to tensors and plain data.
 
     Returns:
-        The copy, and the places and types of what was left out.
+        The copy, and the places and types of the objects that were left out.
     """
     if value is None or isinstance(value, (torch.Tensor, bool, int, float, complex, str, bytes)):
         return value, []

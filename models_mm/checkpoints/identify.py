@@ -1,8 +1,8 @@
-"""What a checkpoint is: family, variant, kind; and whether it is that completely.
+"""Find out what a checkpoint is (family, variant, kind), and whether it is complete.
 
-The variant that shares most keys and shapes with a file is built and filled as strictly as for
-training: only what fits then is called that variant's. Detectors need a host framework, which
-brings a function that builds them.
+The variant that shares most keys and shapes with a file is built, and the file is loaded into it
+as strictly as for training. Detectors need a host framework, which provides a function that builds
+them.
 """
 
 import re
@@ -18,7 +18,7 @@ from models_mm.checkpoints.loading import EXACT, below, fill, is_detector, with_
 from models_mm.checkpoints.published import files_of
 from models_mm.errors import CheckpointError
 
-# Detectors by keys of their heads, the more particular first.
+# Detectors by keys of their heads, the most specific first.
 DETECTORS = {
     "cascade_mask_rcnn": r"roi_head\.mask_head\.0\..*",
     "mask_rcnn": r"roi_head\.mask_head\..*",
@@ -26,8 +26,8 @@ DETECTORS = {
     "retinanet": r"bbox_head\.retina_cls\..*",
 }
 CLASSIFIER = re.compile(r"(head|cls_head|fc|classifier)\.")
-LIKE = 0.5  # share of a variant's keys that a file must have to be taken for a damaged one of it
-# Variants that a host framework adds: a function that builds each of them, by name.
+LIKE = 0.5  # a file with this share of a variant's keys is taken for a damaged file of it
+# Variants that a host framework adds, by name: functions that build them.
 host_variants: dict[str, Callable[[], nn.Module]] = {}
 # (kind of detector, variant, entries, config or None) -> an empty detector for them
 BuildDetector = Callable[[str, str, Mapping, str | None], nn.Module]
@@ -37,13 +37,13 @@ class Identity(NamedTuple):
     """What a checkpoint is.
 
     Attributes:
-        family: the family's name, e.g. ``recnext``; empty when no known backbone is in it.
+        family: the family's name, e.g. ``recnext``; empty if the file has no known backbone.
         variant: e.g. ``recnext_m3``.
         kind: ``classification`` (a classifier beside the backbone), ``backbone``, ``detectron2`` or
             the detector's name, e.g. ``mask_rcnn``; ``unknown``.
         state: the weights under the names of the model that they fill, or None.
-        fault: why it is not completely what it seems to be; empty when it is.
-        unchecked: what could not be checked here, and what it takes; empty when all was.
+        fault: why it is not complete; empty if it is.
+        unchecked: what could not be checked, and what the check needs; empty if all was checked.
     """
 
     family: str
@@ -57,16 +57,16 @@ class Identity(NamedTuple):
 def identify(
     entries: dict, path: str, config: str | None = None, build: BuildDetector | None = None
 ) -> Identity:
-    """Find out whose weights a state dict holds.
+    """Find out which model a state dict belongs to.
 
     Args:
         entries: the state dict.
-        path: of its file, for the messages.
-        config: of the detector that it must fit, instead of the published one.
-        build: builds a detector; without it a detector's neck and heads are not checked.
+        path: the path of its file, for messages.
+        config: the config of the detector that it must fit, instead of the published one.
+        build: builds a detector; without it, the neck and heads of a detector are not checked.
 
     Raises:
-        UserError: there is no such config.
+        UserError: the config does not exist.
     """
     if any(key.startswith("backbone.bottom_up.") for key in entries):
         return Identity("mpvit", "", "detectron2", None, "")
@@ -95,13 +95,13 @@ def identify(
 
 
 def build_variant(variant: str) -> nn.Module:
-    """A backbone by the name of its variant, with random weights."""
+    """Build a variant with random weights."""
     return (host_variants.get(variant) or REGISTRY[variant])()
 
 
 @lru_cache
 def outline(variant: str) -> nn.Module:
-    """A variant with shapes and without values."""
+    """Build a variant on the meta device: its tensors have shapes and no values."""
     with torch.device("meta"):
         return build_variant(variant)
 
@@ -122,7 +122,7 @@ def likeliest(entries: dict) -> tuple[str, float]:
 
 
 def backbone_state(entries: dict, path: str, variant: str) -> dict:
-    """What of a classification file a variant uses.
+    """The entries of a classification file that a variant uses.
 
     Raises:
         CheckpointError: it does not fit.
@@ -131,16 +131,16 @@ def backbone_state(entries: dict, path: str, variant: str) -> dict:
     published = files_of(backbone)
     given = set(entries)
     fill(backbone, published.adapted(entries, backbone), path, published)
-    # What the file may lack starts untrained, and is not made to look trained by converting.
+    # Weights that the file may lack stay random; conversion must not make them look trained.
     state = backbone.state_dict()
     return {k: v for k, v in state.items() if k in given or not published.lacks(k)}
 
 
 def detector_of(entries: dict) -> str:
-    """The kind of detector that a state dict is of.
+    """The kind of the detector that a state dict belongs to.
 
     Raises:
-        CheckpointError: none of those here.
+        CheckpointError: it is none of the known kinds.
     """
     for name, pattern in DETECTORS.items():
         if any(re.fullmatch(pattern, key) for key in entries):

@@ -1,10 +1,10 @@
-"""What a pickle's names stand for while it is read: functions of ours, or placeholders."""
+"""What the names in a pickle stand for while it is read: our own functions, or placeholders."""
 
 import pickle
 from collections.abc import Callable
 from typing import NoReturn
 
-# Bytes that Python takes for what a pickle makes with a byte or two.
+# Memory in bytes of an object that a pickle makes with one or two bytes.
 TUPLE, LIST, DICT, SET, OBJECT = 64, 80, 88, 232, 320
 
 
@@ -16,9 +16,9 @@ class ForeignName(pickle.UnpicklingError):
 
 
 class Foreign:
-    """What stands for an object, class or function that is not in the table: its name, no content.
+    """Stands for an object, class or function that is not in the table: its name without content.
 
-    Whatever a pickle does to it, calls it, gives it a state or fills it, has no effect.
+    A pickle may call it, set its state or fill it; nothing of this has an effect.
     """
 
     __slots__ = ("name",)
@@ -31,19 +31,19 @@ class Foreign:
 
 
 class Known:
-    """A name of the table, as it lies on the stack: ``build(unpickler, *arguments)`` calls it."""
+    """A name of the table, while it is on the stack: ``build(unpickler, *arguments)`` calls it."""
 
     def __init__(self, build: Callable | None = None):
         self.build = build
 
 
 def refuse(reason: str) -> NoReturn:
-    """End the reading of a damaged or hostile file."""
+    """Stop reading a damaged or malicious file."""
     raise pickle.UnpicklingError(reason)
 
 
 def octets(data) -> bytes:
-    """Bytes; text for them is what Python 2 wrote."""
+    """Bytes; Python 2 wrote them as text."""
     if type(data) is str:
         data = data.encode("latin1")
     if type(data) not in (bytes, bytearray):

@@ -1,13 +1,13 @@
-"""Put a checkpoint's weights into a model, completely or not at all.
+"""Load the weights of a checkpoint into a model, completely or not at all.
 
-Three purposes, each with its own idea of a legitimate difference:
+There are three purposes, which allow different kinds of differences:
 
 * :func:`load_pretrained`: a backbone from a classification or detection file (``init_cfg``);
 * :func:`load_checkpoint`: a detector for testing or resuming; everything must fit;
-* :func:`load_for_finetuning`: a detector to train further (``load_from``); the layers whose shape
-  depends on the number of classes may differ and then keep their initial weights.
+* :func:`load_for_finetuning`: a detector that is trained further (``load_from``); the layers whose
+  shape depends on the number of classes may differ, and then keep their initial weights.
 
-Whatever is skipped is named; what does not fit beyond that raises :class:`CheckpointError`.
+Entries that are skipped are named. Any other difference raises :class:`CheckpointError`.
 """
 
 import logging
@@ -25,16 +25,16 @@ from models_mm.checkpoints.files import is_url, read_checkpoint
 from models_mm.checkpoints.published import files_of
 from models_mm.errors import CheckpointError, UserError
 
-# Predictors of mmdet's heads: one row or four per class.
+# Predictors of mmdet's heads, with one or four rows per class.
 CLASS_DEPENDENT = re.compile(
     r"(bbox_head\.(\d+\.)?(fc_cls|fc_reg|retina_cls)"
     r"|mask_head\.(\d+\.)?conv_logits)\.(weight|bias)"
 )
-# Running copies of mmcv's EMA hook, and BatchNorm's counter, which files before 2018 lack.
+# Copies of mmcv's EMA hook; and the counter of BatchNorm, which files before 2018 lack.
 EMA = re.compile(r"ema_.*")
 COUNTER = re.compile(r".*\.num_batches_tracked")
 SHOWN = 4
-# A detector's own file has no classifiers to leave out.
+# The file of a detector has no classifier that could be dropped.
 EXACT = PublishedFiles(name="detector")
 LOGGER = logging.getLogger("models_mm")
 
@@ -47,12 +47,12 @@ def load_pretrained(
     Args:
         backbone: the module to fill.
         path: file or URL.
-        prefix: take only the entries below this prefix (default: ``backbone.`` when the file is a
-            detector's).
+        prefix: load only the entries with this prefix (default: ``backbone.`` if the file belongs
+            to a detector).
         map_location: as in ``torch.load``.
 
     Raises:
-        CheckpointError: the file cannot be read or is not this backbone's.
+        CheckpointError: the file cannot be read, or belongs to another backbone.
     """
     entries = unwrap(_read(path, map_location), path)
     if prefix is None and is_detector(entries):
@@ -78,13 +78,13 @@ def load_checkpoint(
 ) -> dict:
     """Load a detector's checkpoint exactly; the signature is that of mmcv's function.
 
-    ``strict`` is accepted for mmcv's callers and has no effect: a checkpoint always fits or fails.
+    ``strict`` is accepted for callers in mmcv and has no effect: a checkpoint must always fit.
 
     Returns:
         The whole checkpoint, with its ``meta`` and ``optimizer``.
 
     Raises:
-        CheckpointError: the file cannot be read or is not this model's.
+        CheckpointError: the file cannot be read, or belongs to another model.
     """
     checkpoint = _read(filename, map_location or "cpu")
     entries = unwrap(checkpoint, filename, revise_keys)
@@ -106,8 +106,8 @@ def load_checkpoint(
 def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | None = None) -> None:
     """Load ``load_from``: a detector's checkpoint, or a backbone's into ``model.backbone``.
 
-    Layers whose shape depends on the number of classes keep their initial weights when the number
-    differs, and are named in a warning.
+    If the number of classes differs, the layers whose shape depends on it keep their initial
+    weights, and a warning names them.
 
     Raises:
         CheckpointError: the file cannot be read, or differs in more than the number of classes.
@@ -127,7 +127,7 @@ def load_for_finetuning(model: nn.Module, path: str, logger: logging.Logger | No
         for key, value in entries.items()
         if key in own
         and value.shape != own[key].shape
-        and value.shape[1:] == own[key].shape[1:]  # classes are counted by the first axis
+        and value.shape[1:] == own[key].shape[1:]  # the first axis has the classes
         and CLASS_DEPENDENT.search(key)
     ]
     for key in resized:
@@ -145,10 +145,10 @@ def _read(path: str, map_location) -> dict:
 
 
 def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> dict:
-    """The weights of a checkpoint, from under ``state_dict`` or ``model`` or bare, renamed.
+    """The weights of a checkpoint (in ``state_dict``, in ``model``, or at its top level), renamed.
 
     Raises:
-        CheckpointError: there are no tensors where weights are expected.
+        CheckpointError: there are no tensors in the expected places.
     """
     for key in ("state_dict", "model"):
         if isinstance(checkpoint.get(key), dict):
@@ -168,7 +168,7 @@ def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> di
 
 
 def is_numeric_array(value) -> bool:
-    """Whether a value is a NumPy array that a tensor can hold."""
+    """Whether a value is a NumPy array that can become a tensor."""
     return isinstance(value, np.ndarray) and value.dtype.kind in "biuf"
 
 
@@ -178,12 +178,12 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def is_detector(entries: dict) -> bool:
-    """Whether a state dict is a whole detector's."""
+    """Whether a state dict belongs to a complete detector."""
     return any(key.startswith("backbone.") for key in entries)
 
 
 def with_own_backbone(entries: dict, model: nn.Module) -> dict:
-    """A detector's entries, where published ones have another backbone class than ours."""
+    """The entries of a detector, adapted if the published backbone has another class than ours."""
     published = files_of(model.backbone)
     if not published.in_detectors:
         return entries
@@ -196,7 +196,7 @@ def with_own_backbone(entries: dict, model: nn.Module) -> dict:
 
 
 def below(entries: dict, prefix: str, path: str) -> dict:
-    """The entries below a prefix, without it.
+    """The entries whose keys have a prefix, without the prefix.
 
     Raises:
         CheckpointError: there are none.
@@ -210,14 +210,14 @@ def below(entries: dict, prefix: str, path: str) -> dict:
 def fill(
     model: nn.Module, entries: dict, path: str, published: PublishedFiles = OTHER_FILES
 ) -> list[str]:
-    """Copy every entry into the model after checking all names and shapes.
+    """Check all names and shapes, then copy every entry into the model.
 
     Returns:
-        The legitimately unused keys of the file.
+        The keys of the file that are known to be unused.
 
     Raises:
-        CheckpointError: a key is missing, unexpected or of another shape, or two names of one
-            tensor differ; the model is unchanged.
+        CheckpointError: a key is missing, is unexpected or has another shape, or two names of one
+            tensor have different values. The model is then unchanged.
     """
     own = model.state_dict()
     unexpected = [key for key in entries if key not in own]
@@ -252,7 +252,7 @@ def fill(
 
 
 def contradictions(own: dict, entries: dict) -> list[str]:
-    """Keys of a file whose values differ although they name one tensor of the model."""
+    """Keys of a file that name the same tensor of the model but have different values."""
     first: dict[tuple, str] = {}
     found = []
     for key, value in own.items():
@@ -265,7 +265,7 @@ def contradictions(own: dict, entries: dict) -> list[str]:
 
 
 def _named(lead: str, keys: list[str]) -> str:
-    """``lead`` and the first keys of a list, or nothing."""
+    """``lead`` and the first keys of a list; nothing for an empty list."""
     if not keys:
         return ""
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
@@ -273,10 +273,10 @@ def _named(lead: str, keys: list[str]) -> str:
 
 
 def initialize(backbone: nn.Module, init_cfg: dict) -> None:
-    """What ``Backbone.init_weights`` does with its ``init_cfg``, without a host framework.
+    """Load what an ``init_cfg`` names, for ``Backbone.init_weights`` without a host framework.
 
     Raises:
-        UserError: another type than ``Pretrained``.
+        UserError: the type is not ``Pretrained``.
         CheckpointError: as :func:`load_pretrained`.
     """
     settings = dict(init_cfg)

@@ -1,9 +1,9 @@
-"""Pickles of plain data and NumPy arrays, read without running any code and within bounds.
+"""Read pickles of plain data and NumPy arrays without running code from them, within bounds.
 
-A pickle is a program: it can call any function by name, build objects of any state, and ask for
-memory that its own size says nothing about. Here it knows the names in a table and no others; each
-stands for a function of this package that checks what it is given, and what a pickle builds is
-counted against its size.
+A pickle is a program: it can call any function by name, build objects with any state, and allocate
+far more memory than its own size. Here, a pickle can only use the names in a table. Each of them
+stands for a function of this package, which checks its arguments. The memory of everything that a
+pickle builds is limited by the size of the pickle.
 """
 
 import argparse
@@ -30,23 +30,23 @@ from models_mm.checkpoints.inert import (
     refuse,
 )
 
-# Memory that a pickle may take for each of its bytes, and the bytes that are granted to any of
-# them. An empty dictionary takes 64 bytes; its code, with the entry in the memo, two.
+# Memory that a pickle may use per byte of its size, and the bytes that every pickle may use. An
+# empty dictionary needs 64 bytes; its code, with the entry in the memo, two.
 MULTIPLE = 64
 GRANTED = 32 << 20
-DEPTH = 64  # of containers in one another: less than what recursive functions can follow
+DEPTH = 64  # depth of nested containers, which recursive functions can follow
 SCALARS = {str, bytes, int, float, bool, complex, type(None)}
-LARGE_KEY = 1 << 60  # larger integers may share their hash: dictionaries of them take for ever
-# Keys whose hash is quick; an optimizer's state has parameters as keys.
+LARGE_KEY = 1 << 60  # larger integers may have equal hashes, which make dictionaries extremely slow
+# Keys with a fast hash; the state of an optimizer has parameters as keys.
 BY_IDENTITY = (Foreign, Known, torch.Tensor, torch.device, torch.dtype)
 
 
 def check_keys(keys, names: bool = False) -> None:
-    """Refuse keys whose hash takes for ever, or a deeper stack than the machine's.
+    """Refuse keys whose hash would take too long, or overflow the stack.
 
     Args:
-        keys: of a dictionary or set.
-        names: refuse all but texts.
+        keys: the keys of a dictionary, or the items of a set.
+        names: refuse all keys but strings.
     """
     for key in keys:
         kind = type(key)
@@ -64,10 +64,10 @@ def check_keys(keys, names: bool = False) -> None:
 
 
 class Memo(list):
-    """What a pickle has numbered to come back to: a list, since the numbers are consecutive.
+    """The memo of a pickle, as a list, because its numbers are consecutive.
 
     Args:
-        limit: largest number that there can be.
+        limit: the largest possible number.
     """
 
     def __init__(self, limit: int):
@@ -87,21 +87,22 @@ class Memo(list):
 class PlainUnpickler(pickle._Unpickler):
     """An unpickler of plain data and NumPy arrays.
 
-    It is Python's own that is written in Python: the one in C takes memory for any index of the
-    memo and any length of a text that is claimed, before it looks whether they are there.
+    Its base is the unpickler of the standard library that is written in Python. The one in C
+    allocates memory for any stated index of the memo and any stated length of a string, before it
+    checks whether the file has so much.
 
     Args:
         file: where the pickle is read from.
-        size: bytes that it can have; what it builds is counted against them.
+        size: the size of the pickle in bytes, which limits the memory of what it builds.
 
     Raises:
-        ForeignName: the pickle names anything that is not in ``names``, unless it is read with
+        ForeignName: the pickle uses a name that is not in ``names``, unless it is read with
             placeholders (``inert``).
-        Exception: it is damaged or asks for too much; of whatever kind.
+        Exception: it is damaged or needs too much memory; any type of exception.
     """
 
     names: dict[tuple[str, str], object] = {}
-    inert = False  # whether a Foreign stands for what is not in the table
+    inert = False  # whether names that are not in the table become placeholders
 
     def __init__(self, file, size: int):
         super().__init__(file, encoding="latin1")
@@ -117,19 +118,19 @@ class PlainUnpickler(pickle._Unpickler):
         try:
             return self.names[module, name]
         except KeyError:
-            if not self.inert or module == "torch._utils":  # a kind of tensor
+            if not self.inert or module == "torch._utils":  # a tensor type
                 raise ForeignName(f"{module}.{name}") from None
             self.charge(OBJECT)
             return Foreign(f"{module}.{name}")
 
     def charge(self, cost: int) -> None:
-        """Count bytes of memory that the pickle is about to take."""
+        """Count memory, in bytes, that the pickle is about to use."""
         self.allowance -= cost
         if self.allowance < 0:
             refuse("it asks for far more memory than a file of its size should")
 
     def into(self, *kinds: type):
-        """The container on the stack, which must be of one of these types."""
+        """Return the container on the stack, which must have one of these types."""
         if type(self.stack[-1]) is Foreign:
             return kinds[0]()
         if type(self.stack[-1]) not in kinds:
@@ -187,7 +188,7 @@ class PlainUnpickler(pickle._Unpickler):
         self.into(set).update(items)
 
     def on_call(self) -> None:
-        """The codes for a call and for a new object."""
+        """Handle the codes for a call and for a new object."""
         arguments, known = self.stack.pop(), self.stack.pop()
         if type(known) is Foreign:
             return self.make(Foreign(known.name), OBJECT)
@@ -204,7 +205,7 @@ class PlainUnpickler(pickle._Unpickler):
         self.append(Foreign(self.stack.pop().name))
 
     def on_build(self) -> None:
-        """Give the object on the stack its state."""
+        """Set the state of the object on the stack."""
         state, target = self.stack.pop(), self.stack[-1]
         if type(target) is np.ndarray:
             fill_array(self, target, state)
@@ -214,7 +215,7 @@ class PlainUnpickler(pickle._Unpickler):
             self.charge(DICT * (1 + len(state)))
             check_keys(state, names=True)
             vars(target).update(state)
-        # an OrderedDict's is the versions of torch's modules
+        # the state of an OrderedDict has the versions of torch's modules
         elif type(target) not in (OrderedDict, Foreign):
             refuse(f"it sets the state of a {type(target).__name__}")
 
@@ -255,11 +256,11 @@ class PlainUnpickler(pickle._Unpickler):
 
 
 def check_extent(value, limit: int) -> None:
-    """Refuse what holds itself, or would be far larger when every reference became a copy.
+    """Refuse a value that contains itself, or that would be far larger if references were copies.
 
-    Whoever walks through the value afterwards, with recursion or not, comes to an end.
+    Code that later walks through the value, recursively or not, will come to an end.
     """
-    done: dict[int, tuple[int, int]] = {}  # object -> bytes in and below it, levels below it
+    done: dict[int, tuple[int, int]] = {}  # object -> bytes, levels (content included)
 
     def extent(item, level: int) -> tuple[int, int]:
         children = contained(item)
@@ -284,7 +285,7 @@ def check_extent(value, limit: int) -> None:
 
 
 def contained(item):
-    """What a container holds, keys included; ``None`` of anything else."""
+    """The content of a container, including keys; ``None`` for other objects."""
     if isinstance(item, dict):
         return [*item.keys(), *item.values()]
     if isinstance(item, (list, tuple, set, frozenset)):
@@ -300,11 +301,11 @@ def leaf_size(item) -> int:
     return item.nbytes if isinstance(item, np.ndarray) else 0
 
 
-# --- the table: plain containers
+# --- the table of names: plain containers
 
 
 def _ordered_dict(reader: PlainUnpickler, items=()) -> OrderedDict:
-    """An ordered dictionary, with the items as Python 2 gives them."""
+    """Make an ordered dictionary; Python 2 passes its items."""
     reader.charge(OBJECT + OBJECT * len(items))
     pairs = list(items.items()) if isinstance(items, dict) else items
     check_keys(key for key, _ in pairs)
@@ -316,7 +317,7 @@ def _counter(reader: PlainUnpickler, items=()) -> Counter:
 
 
 def _default_dict(reader: PlainUnpickler, factory=None, items=()) -> dict:
-    """A dictionary; what it would make of a missing key is left out."""
+    """Make a dictionary; the factory for missing keys is dropped."""
     return dict(_ordered_dict(reader, items))
 
 
@@ -332,7 +333,7 @@ def _namespace(reader: PlainUnpickler) -> argparse.Namespace:
 
 
 def _encode(reader: PlainUnpickler, text: str, encoding: str) -> bytes:
-    """Bytes, as protocols 0 to 2 write them."""
+    """Make bytes as protocols 0 to 2 write them."""
     if type(text) is not str or encoding != "latin1":
         refuse(f"bytes in the encoding {encoding}")
     reader.charge(len(text))
@@ -340,7 +341,7 @@ def _encode(reader: PlainUnpickler, text: str, encoding: str) -> bytes:
 
 
 def _bytes(reader: PlainUnpickler) -> bytes:
-    """No bytes: the same protocols call ``bytes`` for them."""
+    """Make empty bytes: the same protocols call ``bytes`` for them."""
     return b""
 
 
@@ -358,7 +359,7 @@ PlainUnpickler.names = {
     ("collections", "Counter"): Known(_counter),
     ("collections", "defaultdict"): Known(_default_dict),
     ("argparse", "Namespace"): Known(_namespace),
-    ("yacs.config", "CfgNode"): Known(_ordered_dict),  # settings in the files of Swin's descent
+    ("yacs.config", "CfgNode"): Known(_ordered_dict),  # in files of projects based on Swin
     ("_codecs", "encode"): Known(_encode),
     **{
         (module, name): Known(build)
@@ -373,13 +374,13 @@ PlainUnpickler.names = {
 
 
 class InertUnpickler(PlainUnpickler):
-    """An unpickler to which the names that it does not know are names only."""
+    """An unpickler that replaces unknown names by placeholders."""
 
     inert = True
 
 
 def read_pickle(path: Path, kind: type[PlainUnpickler] = PlainUnpickler):
-    """The content of a pickle, by one of the unpicklers."""
+    """Read a pickle with one of the unpicklers."""
     with open_regular(path) as file:
         content = file.read()
     return kind(io.BytesIO(content), len(content)).load()

@@ -1,4 +1,4 @@
-"""Published files by their names: whose they are, and where they come from."""
+"""Look up published files by name: their family, and where they come from."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from models_mm.backbones import OTHER_FILES, REGISTRY, PublishedFiles
 
 
 def families() -> Iterator[PublishedFiles]:
-    """The published files of each family, once."""
+    """The published files of every family, each once."""
     yield from dict.fromkeys(cls.published for cls in REGISTRY.values())
 
 
@@ -19,7 +19,7 @@ def files_of(backbone: nn.Module) -> PublishedFiles:
 
 
 def source_of(file_name: str) -> str:
-    """Where a published file of this name comes from; empty when unknown."""
+    """Where a published file comes from; empty if the name is unknown."""
     for files in families():
         if re.fullmatch(files.files, file_name):
             return files.source
@@ -27,7 +27,7 @@ def source_of(file_name: str) -> str:
 
 
 def url_of(file_name: str) -> str:
-    """The fixed address of a published file; empty when there is none."""
+    """The fixed address of a published file; empty if it has none."""
     for files in families():
         if files.url and re.fullmatch(files.files, file_name):
             return files.url(file_name)

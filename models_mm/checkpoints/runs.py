@@ -1,12 +1,12 @@
-"""The checkpoints of a run in its work dir: their names, the newest whole one, old ones pruned.
+"""The checkpoints of a run in its work dir: names, the newest complete one, deletion of old ones.
 
-``epoch_N.pth`` after epoch N and ``iter_N.pth`` after iteration N are the regular ones;
-``interim_N.pth``, after iteration N, are there to go on from and are replaced by later ones.
-``latest.pth`` points at the newest, ``best_*.pth`` are the evaluation's. Other files are nobody's
-business here.
+Regular checkpoints are ``epoch_N.pth``, written after epoch N, and ``iter_N.pth``, written after
+iteration N. ``interim_N.pth``, written after iteration N, are for resuming only, and later ones
+replace them. ``latest.pth`` points to the newest checkpoint. The evaluation writes ``best_*.pth``.
+Other files are ignored.
 
-``meta["run"]`` of a checkpoint names the run that wrote it, ``meta["written"]`` counts that run's
-checkpoints. Files without them are older than this; those in one folder are taken for one run.
+``meta["run"]`` of a checkpoint identifies the run that wrote it, and ``meta["written"]`` counts the
+checkpoints of that run. Files of earlier versions lack both; those in one folder count as one run.
 """
 
 import logging
@@ -33,7 +33,7 @@ from models_mm.checkpoints.state import check_meta, check_state
 
 NAME = re.compile(r"(epoch|iter|interim)_(\d+)\.pth")
 BEST = re.compile(r"best_.+\.pth")
-INTERIM_KEPT = 2  # the newest, and the one before in case that a disk loses it
+INTERIM_KEPT = 2  # the newest, and the one before in case the newest is lost
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Entry:
 
     Attributes:
         path: its file.
-        run: the run that wrote it; None for files of old.
-        age: grows with every checkpoint of a run.
+        run: the run that wrote it; None for files of earlier versions.
+        age: increases with every checkpoint of a run.
     """
 
     path: Path
@@ -52,24 +52,24 @@ class Entry:
 
 
 def new_run() -> str:
-    """An identity for a run that begins; those of later runs are greater."""
+    """A new identity for a run; later runs have greater ones."""
     return f"{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(4)}"
 
 
 def read_entry(path: Path) -> Entry:
-    """What a checkpoint says of itself.
+    """Read the run and the age of a checkpoint from its ``meta``.
 
     Raises:
-        Exception: it is damaged; of whatever kind the damage makes of it.
+        Exception: it is damaged; any type of exception.
     """
     return entry_of(path, read_meta(path))
 
 
 def entry_of(path: Path, meta: dict) -> Entry:
-    """As :func:`read_entry`, from a ``meta`` that has been read.
+    """As :func:`read_entry`, for a ``meta`` that has been read.
 
     Raises:
-        ValueError: a ``meta`` that no training writes.
+        ValueError: no training writes such a ``meta``.
     """
     run, age = meta.get("run"), (meta.get("written", 0), meta.get("iter", 0))
     if not isinstance(run, (str, type(None))) or not all(isinstance(n, int) for n in age):
@@ -78,16 +78,16 @@ def entry_of(path: Path, meta: dict) -> Entry:
 
 
 def find_newest(folder: str, logger: logging.Logger) -> tuple[str, dict] | None:
-    """The newest whole checkpoint of the run that wrote last, and its meta.
+    """Find the newest complete checkpoint of the run that wrote last, and its meta.
 
-    Newest is the one that the run has written last, whatever the dates of the files say. Says which
-    files are damaged.
+    The newest checkpoint is the one that the run wrote last; the dates of the files do not matter.
+    Damaged files are named in the log.
     """
     found = []
     for path in _checkpoints(folder):
         try:
             found.append(read_entry(path))
-        except Exception as error:  # a damaged file can raise anything
+        except Exception as error:  # a damaged file can raise any error
             _say_damaged(path, error, logger)
     run = _last_run(folder, found)
     own = [entry for entry in found if entry.run == run]
@@ -101,7 +101,7 @@ def find_newest(folder: str, logger: logging.Logger) -> tuple[str, dict] | None:
 
 
 def _last_run(folder: str, entries: list[Entry]) -> str | None:
-    """The run of ``latest.pth``; if that is no help, the one that began last."""
+    """The run of ``latest.pth``; without a usable one, the run that started last."""
     runs = {entry.run for entry in entries}
     try:
         run = read_entry(Path(folder) / "latest.pth").run
@@ -113,10 +113,10 @@ def _last_run(folder: str, entries: list[Entry]) -> str | None:
 
 
 def read_meta(path: str | os.PathLike) -> dict:
-    """A checkpoint's ``meta``, without reading its weights; empty if it has none.
+    """Read the ``meta`` of a checkpoint without its weights; empty if it has none.
 
     Raises:
-        CheckpointError: it cannot be read, or the meta is not what a training writes.
+        CheckpointError: the file cannot be read, or no training writes such a ``meta``.
     """
     content = read_content(Path(path), weights=False)
     if isinstance(content, dict) and content.get("meta") is None:
@@ -126,10 +126,10 @@ def read_meta(path: str | os.PathLike) -> dict:
 
 
 def check_whole(path: str | os.PathLike) -> None:
-    """Read all of a training's checkpoint, against its checksums.
+    """Read a training's checkpoint completely, and compare its checksums.
 
     Raises:
-        Exception: it is damaged, or no training can go on from it; of whatever kind.
+        Exception: it is damaged, or no training can resume from it; any type of exception.
     """
     if zipfile.is_zipfile(path):
         with open_regular(path) as file:
@@ -151,18 +151,18 @@ def _checkpoints(folder: str | os.PathLike) -> list[Path]:
 
 
 def set_aside(folder: str, run: str | None, age: tuple[int, int]) -> Path | None:
-    """Move what a run must neither overwrite, prune nor go on from into ``previous_<time>/``.
+    """Move checkpoints that do not belong to the run from here on to ``previous_<time>/``.
 
-    That is what other runs have written, what is damaged, and what this run has written after the
-    checkpoint that it now goes on from.
+    These are the checkpoints of other runs, damaged ones, and those that this run wrote after the
+    checkpoint from which it now resumes. The run must not overwrite, delete or resume from them.
 
     Args:
         folder: the work dir.
-        run: the run that begins or goes on there.
-        age: of the checkpoint that it goes on from.
+        run: the run that starts or resumes there.
+        age: the age of the checkpoint from which it resumes.
 
     Returns:
-        The folder that the checkpoints are in now, if there were any.
+        The folder to which the checkpoints were moved, if there were any.
     """
     best = [path for path in Path(folder).glob("best_*.pth") if BEST.fullmatch(path.name)]
     others = [path for path in _checkpoints(folder) + best if not _belongs(path, run, age)]
@@ -202,13 +202,13 @@ def _new_folder(parent: Path) -> Path:
 
 
 def point_latest(path: Path) -> None:
-    """Make ``latest.pth`` beside a checkpoint stand for it, in one step."""
+    """Make ``latest.pth`` point to a checkpoint in the same folder, atomically."""
     latest = path.with_name("latest.pth")
     temporary = temporary_name(latest)
     try:
         try:
             temporary.symlink_to(path.name)
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no links
             with replacing(latest) as file, open_regular(path) as source:
                 shutil.copyfileobj(source, file)
             return
@@ -229,17 +229,17 @@ def prune(folder: str, keep: int, run: str | None) -> None:
 
 
 def _own(paths: list[Path], run: str | None) -> list[Entry]:
-    """Those of a run, the oldest first."""
+    """The checkpoints of a run, the oldest first."""
     entries = []
     for path in paths:
         try:
             entries.append(read_entry(path))
-        except Exception:  # damaged: nobody's
+        except Exception:  # damaged: it belongs to no run
             continue
     return sorted((e for e in entries if e.run == run), key=lambda entry: entry.age)
 
 
 def sweep(folder: str) -> None:
-    """Delete what writes that were killed have left."""
+    """Delete the temporary files of writes that were killed."""
     for path in Path(folder).glob(f".*.pth.*{TEMPORARY}"):
         path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What a checkpoint that a training goes on from has to hold, looked at before any of it is used.
+"""Check the training state in a checkpoint before a training resumes from it.
 
-A file in a work dir may have been put there by anybody: a wrong field is named, and nothing that
-takes its values on trust (random generators, the optimizer's loops) ever gets to see it.
+A file in a work dir may come from anywhere. Wrong fields are named, and code that does not check
+its values (random generators, the loops of the optimizer) never sees them.
 """
 
 import os
@@ -12,14 +12,14 @@ import torch
 
 from models_mm.errors import CheckpointError
 
-COUNT = 1 << 40  # more epochs or iterations than any training has
+COUNT = 1 << 40  # larger than the epochs or iterations of any training
 
 
 def check_meta(checkpoint, path: str | os.PathLike) -> None:
-    """Look at the ``meta`` of a checkpoint.
+    """Check the ``meta`` of a checkpoint.
 
     Raises:
-        CheckpointError: it has none, or a field of it is not what a training writes.
+        CheckpointError: it is missing, or no training writes such a field.
     """
     meta = checkpoint.get("meta") if isinstance(checkpoint, dict) else None
     if not isinstance(meta, dict):
@@ -35,14 +35,14 @@ def check_meta(checkpoint, path: str | os.PathLike) -> None:
 
 
 def check_state(checkpoint: dict, path: str | os.PathLike) -> None:
-    """Look at everything that a training takes from a checkpoint beside the weights.
+    """Check everything that a training reads from a checkpoint besides the weights.
 
     Raises:
-        CheckpointError: a field is not what a training writes.
+        CheckpointError: no training writes such a field.
     """
     check_meta(checkpoint, path)
     progress = checkpoint.get("progress")
-    if progress is None:  # mmcv's have none
+    if progress is None:  # checkpoints of mmcv have none
         return
     need(path, "progress", progress, is_names, "a dictionary of names")
     need(path, "progress.inner_iter", progress.get("inner_iter"), is_count, "a whole number from 0")
@@ -60,7 +60,7 @@ def check_state(checkpoint: dict, path: str | os.PathLike) -> None:
 
 
 def check_random_state(state: dict, name: str, path: str | os.PathLike) -> None:
-    """Look at the states of random generators, which NumPy's takes unseen."""
+    """Check the states of the random generators; NumPy's generator does not check its own."""
     python, numpy = state.get("python"), state.get("numpy")
     if not (
         isinstance(python, (list, tuple))
@@ -93,10 +93,10 @@ def check_random_state(state: dict, name: str, path: str | os.PathLike) -> None:
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, state, path: str | os.PathLike) -> None:
-    """Look at an optimizer's state, and whether it is of this one's parameters.
+    """Check the state of an optimizer, and whether it fits the parameters of this optimizer.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: it is damaged or does not fit.
     """
     need(path, "optimizer", state, is_names, "a dictionary of names")
     groups, values = state.get("param_groups"), state.get("state")
@@ -119,12 +119,12 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state, path: str | os.Path
 
 
 def refuse(path: str | os.PathLike, field: str, wanted: str) -> NoReturn:
-    """Name a field that is not what it should be."""
-    raise CheckpointError(f"{path}: {field} is not {wanted}, and no training can go on from it")
+    """Raise an error that names a wrong field."""
+    raise CheckpointError(f"{path}: {field} is not {wanted}, so no training can resume from it")
 
 
 def need(path, field: str, value, holds: Callable[[object], bool], wanted: str) -> None:
-    """:func:`refuse` a value for which something does not hold."""
+    """:func:`refuse` a field if a condition is false."""
     if not holds(value):
         refuse(path, field, wanted)
 
@@ -154,7 +154,7 @@ def is_tensors(value) -> bool:
 
 
 def is_words(value, length: int) -> bool:
-    """Whether a value is a tensor of so many unsigned words of 32 bits."""
+    """Whether a value is a tensor of this many unsigned 32-bit integers."""
     return (
         isinstance(value, torch.Tensor)
         and value.dtype == torch.int64

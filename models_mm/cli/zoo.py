@@ -1,11 +1,11 @@
-"""The published models: list them, filter them, show one, or write the README's tables.
+"""The published models: list them, filter them, show one, or write the tables of the documents.
 
 models_mm zoo list                          every row of the five published tables
 models_mm zoo list --family mpvit --detector retinanet
 models_mm zoo list --all                    every config, published or not
 models_mm zoo show mask_rcnn_recnext_m3_fpn_1x_coco
 models_mm zoo fetch recnext_m3_distill_300e.pth     download a published file to pretrain/
-models_mm zoo readme                        write the tables of README.md, from the metafiles
+models_mm zoo readme                        write the tables of README.md and docs/zoo.md
 """
 
 from pathlib import Path
@@ -13,7 +13,10 @@ from pathlib import Path
 from models_mm.cli.command import Parser
 from models_mm.errors import UserError
 
-BEGIN, END = "<!-- results: written by tools/zoo.py readme -->", "<!-- end of results -->"
+# Functions of models_mm.catalogue; what each returns stands in a document between two marks.
+TABLES = ("results", "variants")
+BEGIN, END = "<!-- {}: written by tools/zoo.py readme -->", "<!-- end of {} -->"
+DOCUMENTS = ("README.md", "docs/zoo.md")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,8 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     file = commands.add_parser("fetch", help="download a published file and check it")
     file.add_argument("name", help="of the file, or of the config that starts from it")
     file.add_argument("--to", default="pretrain", metavar="FOLDER", help="default: pretrain")
-    readme = commands.add_parser("readme", help="write the results tables of a README")
-    readme.add_argument("file", nargs="?", default="README.md")
+    readme = commands.add_parser("readme", help="write the tables of documents")
+    readme.add_argument(
+        "files", nargs="*", default=DOCUMENTS, help="default: README.md and docs/zoo.md"
+    )
     args = parser.parse_args(argv)
     call = {"list": show_list, "show": show_one, "fetch": fetch_one, "readme": write_readme}
     call[args.command](args)
@@ -89,16 +94,28 @@ def fetch_one(args) -> None:
 
 
 def write_readme(args) -> None:
-    """Replace the text between the two marks."""
-    from models_mm.catalogue import results
+    """Write the tables between their marks, in each file that is given."""
+    for path in map(Path, args.files):
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        path.write_text(with_tables(text, path))
 
-    path = Path(args.file)
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    before, mark, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise UserError(f"{path} lacks the marks {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{results()}\n\n{END}{after}")
+
+def with_tables(text: str, path: Path) -> str:
+    """The text of a document with its tables written anew.
+
+    Raises:
+        UserError: the document has no marks of a table, or one mark of a pair only.
+    """
+    from models_mm import catalogue
+
+    found = [name for name in TABLES if BEGIN.format(name) in text]
+    for name in found or TABLES:
+        before, begin, rest = text.partition(BEGIN.format(name))
+        _, end, after = rest.partition(END.format(name))
+        if not end:
+            raise UserError(f"{path} lacks the marks {BEGIN} and {END}".format(name, name))
+        text = f"{before}{begin}\n\n{getattr(catalogue, name)()}\n\n{end}{after}"
+    return text

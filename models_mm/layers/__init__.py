@@ -1,1 +1,1 @@
-"""Operators that more than a line of PyTorch stands behind, each usable alone."""
+"""Operators that need more than a line of PyTorch; each can be used alone."""

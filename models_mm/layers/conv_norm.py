@@ -1,8 +1,8 @@
-"""Convolution, batch norm and perhaps an activation, in as few passes over the map as can be.
+"""Convolution, batch norm and an optional activation, in as few passes over the map as possible.
 
-A norm with fixed statistics is part of the convolution before it. A norm that learns its
-statistics leaves nothing for the backward pass but the convolution's output: the activation's input
-is computed again, which a third of the memory of a light convolution path is worth.
+A norm with fixed statistics is folded into the convolution before it. A norm that learns its
+statistics stores only the output of the convolution for the backward pass, which computes the input
+of the activation again. This saves a third of the memory of a light convolution path.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .linear import linear
 
 
 class Activation(NamedTuple):
-    """An activation, and its gradient by that of the output and the input, which it overwrites."""
+    """An activation and its gradient, which overwrites the gradient of the output."""
 
     forward: Callable[..., Tensor]
     backward: Callable[[Tensor, Tensor], Tensor]
@@ -32,24 +32,24 @@ ACTIVATIONS = {
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """1x1 convolution; of a channels-last map, the matrix product that its memory is ready for."""
+    """1x1 convolution; for a channels-last map, a matrix product without a copy."""
     if not x.is_contiguous(memory_format=torch.channels_last):
         return F.conv2d(x, weight, bias)
     return linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
 def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``conv`` does, with other weights."""
+    """Apply ``conv`` with other weights."""
     if conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1:
         return pointwise(x, weight, bias)
     return conv._conv_forward(x, weight, bias)
 
 
 def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(conv(x))``; ``norm`` is a batch norm, or an identity once it is folded for good."""
+    """``norm(conv(x))``; ``norm`` is a batch norm, or an identity once it is folded."""
     if not isinstance(norm, _BatchNorm) or norm.training:
         return norm(convolve(conv, x, conv.weight, conv.bias))
-    # The map passes through memory once: the norm's factor goes to the weights.
+    # The map passes through memory once, because the weights contain the factor of the norm.
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
@@ -77,7 +77,7 @@ def conv_norm_act(conv: nn.Conv2d, norm: nn.Module, x: Tensor, act: str = "silu"
 
 
 class _NormAct(torch.autograd.Function):
-    """Batch norm by the batch's statistics, activation; keeps its input and no other map."""
+    """Batch norm with the statistics of the batch, then activation; stores only its input."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps, act):

@@ -8,10 +8,10 @@ from .warehouse import WarehouseLayer
 
 
 def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The convolution that computes ``norm(conv(x))`` in eval mode, and the identity left over.
+    """The convolution that computes ``norm(conv(x))`` in eval mode, and an identity for the norm.
 
     Raises:
-        RuntimeError: ``norm`` depends on its input and so is no part of a convolution.
+        RuntimeError: ``norm`` depends on its input, so it cannot be part of a convolution.
     """
     if isinstance(norm, nn.Identity):
         return conv, norm
@@ -24,7 +24,7 @@ def fold_norm(conv: nn.Module, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
 
 
 def fold_norms(module: nn.Module, *pairs: tuple[str, str]) -> None:
-    """:func:`fold_norm` for children of a module, named in pairs of convolution and norm."""
+    """Apply :func:`fold_norm` to children of a module, named in pairs (convolution, norm)."""
     for conv, norm in pairs:
         folded = fold_norm(module.get_submodule(conv), module.get_submodule(norm))
         for name, child in zip((conv, norm), folded, strict=True):

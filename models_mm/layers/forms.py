@@ -1,28 +1,28 @@
-"""Which form of an operator runs: the one place where device, number format and mode decide.
+"""Choose the form of an operator by device, number format and mode: the only place that does so.
 
-Each operator has a plain form and, for some devices, a faster one that computes the same. A rule
-here stays only with a figure that justifies it; docs/speed.md has them.
+Each operator has a plain form and, for some devices, a faster one that computes the same. Every
+rule here needs a measurement that justifies it; docs/speed.md has them.
 """
 
 import torch
 from torch import Tensor
 
 ONEDNN = torch.backends.mkldnn.is_available()
-# PyTorch leaves a 1x1 convolution of fewer images to MKL when it has one thread.
+# With one thread, PyTorch computes a 1x1 convolution of fewer images by MKL.
 ONEDNN_IMAGES = 16
-# Values of the hidden part of an MLP that stay in a core's cache.
+# Hidden values of an MLP that fit into the cache of a core.
 CACHED_VALUES = 2**20
-# Bytes of gathered keys and values at a time. CPU, per thread: about a core's second-level cache;
-# four times less costs a tenth, four times more up to a third. Elsewhere nothing has been measured:
-# enough to fill the device with one launch.
+# Bytes of keys and values that are gathered at a time. CPU, per thread: about the second-level
+# cache of a core; a quarter of it is a tenth slower, four times as much up to a third slower. Other
+# devices have not been measured: enough to fill the device with one launch.
 CPU_GATHER_BYTES = 2 * 2**20
 DEVICE_GATHER_BYTES = 128 * 2**20
 
 
 def fastest_layout(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) in the memory layout in which networks of convolutions run fastest.
+    """Bring images (N, C, H, W) to the memory layout in which convolutional networks run fastest.
 
-    On CPUs upsampling, norms and 1x1 convolutions vectorise over channels.
+    On CPUs, upsampling, norms and 1x1 convolutions vectorise over channels.
     """
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
@@ -30,8 +30,8 @@ def fastest_layout(x: Tensor) -> Tensor:
 def linear_as_convolution(x: Tensor, weight: Tensor) -> bool:
     """Whether a linear layer of tokens (N, H, W, C) runs as a 1x1 convolution.
 
-    PyTorch sends float32 matrix products on the CPU to MKL, which does without AVX-512 on AMD's
-    processors, and convolutions to oneDNN, which uses it.
+    On the CPU, PyTorch computes float32 matrix products by MKL, which does not use AVX-512 on AMD
+    processors, and convolutions by oneDNN, which does.
     """
     return (
         x.device.type == "cpu"
@@ -44,22 +44,22 @@ def linear_as_convolution(x: Tensor, weight: Tensor) -> bool:
 
 
 def onednn_product(a: Tensor) -> bool:
-    """Whether a product of matrices goes to oneDNN instead of the library behind ``torch.mm``."""
+    """Whether oneDNN computes a matrix product instead of the library behind ``torch.mm``."""
     return a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.enabled
 
 
 def two_depthwise_halves(x: Tensor) -> bool:
     """Whether a depthwise convolution with two outputs per channel runs as two with one each.
 
-    oneDNN has a fast kernel for one output per channel only.
+    oneDNN has a fast kernel only for one output per channel.
     """
     return x.device.type == "cpu"
 
 
 def mlp_rows(x: Tensor, hidden: int) -> int | None:
-    """Rows (N * H) of tokens (N, H, W, C) that an MLP takes at a time; None: all at once.
+    """Rows (N * H) of tokens (N, H, W, C) that an MLP processes at a time; None: all at once.
 
-    Without gradients the hidden values of a few rows do not leave the cache.
+    Without gradients, the hidden values of a few rows stay in the cache.
     """
     if torch.is_grad_enabled():
         return None

@@ -1,4 +1,4 @@
-"""Linear layers of maps, with little to keep for the backward pass."""
+"""Linear layers of maps that store little for the backward pass."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from .forms import linear_as_convolution
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear`` of a contiguous (N, H, W, C), whose rows may count as images."""
+    """``F.linear`` of a contiguous (N, H, W, C); on some devices its rows become images."""
     return (
         _linear(x, weight, bias) if linear_as_convolution(x, weight) else F.linear(x, weight, bias)
     )
@@ -21,13 +21,13 @@ def linear_of(
 ) -> tuple[Tensor, ...]:
     """``linear(function(x, *parameters), *layer)`` for each of the layers.
 
-    The backward pass calls the function again instead of keeping its value, so it should be one
-    that costs little, such as a norm or an activation.
+    The backward pass calls the function again instead of storing its value, so the function should
+    be cheap, such as a norm or an activation.
 
     Args:
-        function: of (N, H, W, C) and parameters.
+        function: takes (N, H, W, C) and the parameters.
         x: (N, H, W, C), contiguous.
-        parameters: further tensors that the function takes.
+        parameters: further arguments of the function.
         layers: weight (C', C) and bias (C') of each linear layer.
     """
     if not torch.is_grad_enabled() or not linear_as_convolution(x, layers[0][0]):
@@ -43,7 +43,7 @@ def _images(x: Tensor) -> Tensor:
 
 
 def _tokens(x: Tensor, like: Tensor) -> Tensor:
-    """(N * H, C', 1, W) -> (N, H, W, C'), where N, H, W are those of another tensor."""
+    """(N * H, C', 1, W) -> (N, H, W, C'), with N, H, W of another tensor."""
     return x.permute(0, 2, 3, 1).reshape(*like.shape[:3], -1)
 
 
@@ -65,7 +65,7 @@ def _linear_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, T
 
 
 class _LinearOf(torch.autograd.Function):
-    """:func:`linear_of` in training."""
+    """The autograd function of :func:`linear_of`."""
 
     @staticmethod
     def forward(ctx, function, count, x, *tensors):

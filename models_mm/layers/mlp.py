@@ -1,4 +1,4 @@
-"""The MLP of a transformer block after its norm, with little to keep for the backward pass."""
+"""The norm and the MLP of a transformer block, which store little for the backward pass."""
 
 import torch
 import torch.nn.functional as F

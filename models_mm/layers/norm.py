@@ -1,4 +1,4 @@
-"""Norms by their config, in the words of mmcv: ``dict(type="SyncBN", requires_grad=True)``."""
+"""Build norms from configs in the form of mmcv: ``dict(type="SyncBN", requires_grad=True)``."""
 
 from collections import ChainMap
 
@@ -15,15 +15,15 @@ BATCH_NORM = {"type": "BN", "requires_grad": True}
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
-    """The norm of a config for maps of that many channels.
+    """Build the norm of a config for maps with this many channels.
 
     Args:
-        norm_cfg: ``type``, one of ``NORMS``; ``requires_grad`` (default: True); whatever else the
-            norm takes, such as ``eps`` (default: 1e-5) or ``num_groups`` of ``GN``.
+        norm_cfg: ``type``, one of ``NORMS``; ``requires_grad`` (default: True); other
+            arguments of the norm, such as ``eps`` (default: 1e-5) or ``num_groups`` of ``GN``.
         channels: C of the map (N, C, H, W).
 
     Raises:
-        ValueError: unknown ``type``.
+        ValueError: ``type`` is unknown.
     """
     settings = {"eps": 1e-5, **norm_cfg}
     kind, requires_grad = settings.pop("type"), settings.pop("requires_grad", True)

@@ -1,13 +1,13 @@
-"""Bi-level routing attention that never holds what it gathers.
+"""Bi-level routing attention that does not store the gathered keys and values.
 
-The map is cut into ``grid`` x ``grid`` windows. Each window of queries keeps the ``topk`` windows
-whose mean key matches its mean query best, and its pixels attend to all pixels of those (arXiv
-2303.08810, section 3.2).
+The map is cut into ``grid`` x ``grid`` windows. Each window of queries selects the ``topk`` windows
+whose mean key matches its mean query best, and its pixels attend to all pixels of these windows
+(arXiv 2303.08810, section 3.2).
 
-Query windows are taken a few at a time: their keys and values are gathered into a buffer that the
-cache holds, used, and forgotten; the backward pass gathers them again. Against gathering everything
-at once this takes half the time on a CPU where ``topk`` is large, for the gathered copy fits no
-cache, and what training keeps is q, k, v, the output and the indices, whatever ``topk`` is.
+A few query windows are processed at a time: their keys and values are gathered into a buffer that
+fits into the cache, used, and discarded. The backward pass gathers them again. For a large ``topk``
+on a CPU, this takes half the time of gathering everything at once, because the gathered copy would
+not fit into any cache. Training stores only q, k, v, the output and the indices, for any ``topk``.
 
 Shape legend: N batch, C channels, H, W map, P = grid * grid windows, M pixels of a window,
 h heads, d head width (C = h * d), L = topk * M keys of a query; R rows = windows of all images,
@@ -27,26 +27,26 @@ from .forms import gather_bytes
 def routing_attention(
     q: Tensor, k: Tensor, v: Tensor, heads: int, grid: int, topk: int, scale: float
 ) -> Tensor:
-    """Attention of each pixel to the pixels of the ``topk`` windows its own window is routed to.
+    """Attention of each pixel to the pixels of the ``topk`` windows to which its window is routed.
 
-    Routing is a choice, not a function: no gradient flows through it. It is made in float32 at
-    least, and among exactly tied windows arbitrarily.
+    No gradient flows through the routing. It is computed in float32 or float64, and it chooses
+    arbitrarily among windows with exactly equal scores.
 
     Args:
-        q: queries (N, H', W', C); a map of whole windows, either all of them or only the upper
-            left ones (H' <= H, W' <= W), where nobody asks for the others.
+        q: queries (N, H', W', C); a map of complete windows, either all of them or only the upper
+            left ones (H' <= H, W' <= W) if the others are not needed.
         k: keys (N, H, W, C), channel c in head c // (C / heads); H and W are multiples of ``grid``.
-        v: values, as the keys.
+        v: values, with the shape of the keys.
         heads: number of heads.
         grid: windows per side.
         topk: windows that each window attends to.
-        scale: factor on the products of queries and keys, in the routing as in the attention.
+        scale: factor on the products of queries and keys, both in the routing and in the attention.
 
     Returns:
         (N, H', W', C).
 
     Raises:
-        ValueError: the maps are not of whole windows, or ``topk`` exceeds their number.
+        ValueError: the maps do not consist of complete windows, or ``topk`` exceeds their number.
     """
     height, width = k.shape[1:3]
     if height % grid or width % grid or not 0 < topk <= grid * grid:
@@ -79,7 +79,7 @@ def from_windows(x: Tensor, size: tuple[int, int], shape: torch.Size) -> Tensor:
 
 @torch.no_grad()
 def select_windows(q: Tensor, k: Tensor, topk: int, scale: float) -> Tensor:
-    """Routing: the ``topk`` key windows of each query window, as rows of all images' windows.
+    """Routing: the ``topk`` key windows of each query window, numbered over all images.
 
     Args:
         q: queries (N, P', h, M, d).
@@ -88,7 +88,7 @@ def select_windows(q: Tensor, k: Tensor, topk: int, scale: float) -> Tensor:
         scale: factor on the products.
 
     Returns:
-        int64 (N, P', topk), window p of image n as n * P + p.
+        int64 (N, P', topk); window p of image n is n * P + p.
     """
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(q.dtype, torch.float32)
@@ -100,18 +100,20 @@ def select_windows(q: Tensor, k: Tensor, topk: int, scale: float) -> Tensor:
 
 
 class _GatheredAttention(torch.autograd.Function):
-    """Attention of row r of q to rows ``index[r]`` of k and v, gathered a chunk at a time.
+    """Attention of row r of q to the rows ``index[r]`` of k and v, gathered in chunks.
 
-    q (R', h, M, d), k and v (R, h, M, d), index (R', topk) -> (R', h, M, d). The backward pass adds
-    up what a key received from all queries; on a GPU the order of that sum is repeatable only under
-    ``torch.use_deterministic_algorithms``.
+    q (R', h, M, d), k and v (R, h, M, d), index (R', topk) -> (R', h, M, d). The backward pass
+    sums the gradients of a key from all queries. On a GPU, the order of this sum is repeatable only
+    with ``torch.use_deterministic_algorithms``.
     """
 
     @staticmethod
     def forward(ctx, q, k, v, index, scale):
         q, k, v = (x.contiguous() for x in (q, k, v))
         out = torch.empty_like(q)
-        with torch.autocast(q.device.type, enabled=False):  # in the dtype of q, as the backward
+        with torch.autocast(
+            q.device.type, enabled=False
+        ):  # in the dtype of q, like the backward pass
             for rows, _, keys, values in _chunks(k, v, index):
                 out[rows] = F.scaled_dot_product_attention(q[rows], keys, values, scale=scale)
         ctx.save_for_backward(q, k, v, index, out)
@@ -124,9 +126,9 @@ class _GatheredAttention(torch.autograd.Function):
         q, k, v, index, out = ctx.saved_tensors
         gradients = _gradients if q.element_size() > 2 else _gradients_in_half
         grad_q = torch.empty_like(q)
-        # Popular windows add up hundreds of terms: in half precision they would stop growing.
+        # Gradients of popular windows are sums of hundreds of terms, too many for half precision.
         dtype = torch.promote_types(k.dtype, torch.float32)
-        # one row for each head of each window, as the gather has them: (R h, M d)
+        # one row per head of each window, as in the gather: (R h, M d)
         grad_k = torch.zeros_like(k, dtype=dtype).flatten(0, 1).flatten(1)
         grad_v = torch.zeros_like(grad_k)
         with torch.autocast(q.device.type, enabled=False):
@@ -141,9 +143,9 @@ class _GatheredAttention(torch.autograd.Function):
 
 
 def _gradients(q, k, v, out, grad_out, scale) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of one chunk's q (r, h, M, d), k and v (r, h, L, d), by hand.
+    """Gradients of q (r, h, M, d), k and v (r, h, L, d) of one chunk, written out.
 
-    On a CPU a third faster than differentiating a second forward pass.
+    On a CPU this is a third faster than differentiating a second forward pass.
     """
     shapes = q.shape, k.shape, v.shape
     q, k, v, out, grad_out = (x.flatten(0, 1) for x in (q, k, v, out, grad_out))
@@ -156,7 +158,7 @@ def _gradients(q, k, v, out, grad_out, scale) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _gradients_in_half(q, k, v, out, grad_out, scale) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by the fused kernel, which does not round the products of q and k to 16 bits."""
+    """The same with the fused kernel, which does not round the products of q and k to 16 bits."""
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in (q, k, v)]
         out = F.scaled_dot_product_attention(*inputs, scale=scale)
@@ -164,9 +166,10 @@ def _gradients_in_half(q, k, v, out, grad_out, scale) -> tuple[Tensor, Tensor, T
 
 
 def _chunks(k: Tensor, v: Tensor, index: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Rows of a chunk, its index of each head's window (r * h * topk), keys and values (r, h, L, d)
+    """For each chunk: its rows, the indices of windows per head (r * h * topk), keys and values
+    (r, h, L, d).
 
-    A head's window is one contiguous row of k, so that gathering needs no permutation.
+    One head of a window is one contiguous row of k, so gathering needs no permutation.
     """
     heads, pixels, width = k.shape[1:]
     topk = index.shape[1]

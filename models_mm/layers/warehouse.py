@@ -1,10 +1,10 @@
-"""Convolutions whose kernels are mixed, for every image anew, from cells that layers share.
+"""Convolutions whose kernels are mixed per image from cells that layers share.
 
 Paper: Li, Yao, "KernelWarehouse: Rethinking the Design of Dynamic Convolution", ICML 2024
 (arXiv 2406.07879). Each block of a layer's kernel is a linear mixture of all cells of the layer's
 warehouse; a small attention network on the layer's pooled input gives the factors, which may be
 negative and whose magnitudes sum to just under one. ``warehouse_plan.py`` decides which layers
-share which cells, and has no tensors; this file computes.
+share which cells, without tensors; this file computes.
 
 A network declares its layers with a manager, which then builds them all:
 
@@ -36,7 +36,7 @@ from models_mm.layers.warehouse_plan import (
 
 EPS = 1e-3  # added to the sum of magnitudes
 SMALLEST_HIDDEN = 16
-# What a network's constructor passes on to its WarehouseManager, beside the sharing range.
+# Arguments that a network's constructor passes to its WarehouseManager, besides the sharing range.
 WAREHOUSE_SETTINGS = (
     *("cell_num_ratio", "cell_outplane_ratio", "cell_inplane_ratio", "spatial_partition"),
     *("nonlocal_basis_ratio", "reduction"),
@@ -49,9 +49,9 @@ class Attention(nn.Module):
 
     Args:
         channels: input channels of the layer.
-        layer: what was planned for it.
+        layer: the plan of the layer.
         cells: M.
-        reduction: hidden width as a part of the channels, 16 at least.
+        reduction: hidden width as a fraction of the channels; the width is at least 16.
         norm: ``'BN'`` or ``'LN'``.
     """
 
@@ -61,7 +61,7 @@ class Attention(nn.Module):
         self.mixtures, self.own = layer.mixtures, layer.own
         self.fc1 = nn.Linear(channels, hidden, bias=norm == "LN")
         self.norm1 = NORMS[norm](hidden)
-        # One column beyond the cells: it takes part in the sum of magnitudes and mixes nothing.
+        # One column more than cells: it counts in the sum of magnitudes and mixes nothing.
         self.fc2 = nn.Linear(hidden, layer.mixtures * (cells + 1))
         for linear in (self.fc1, self.fc2):
             nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
@@ -88,15 +88,15 @@ class Attention(nn.Module):
 
 
 def pool(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The map (N, C, ...) itself, and its mean over all positions (N, C), which attentions read.
+    """The map (N, C, ...) itself, and its mean over all positions (N, C), the input of attentions.
 
-    The map that is returned is for the layers that take the mean, and for nothing else.
+    Only layers that also take the mean may use the returned map.
     """
     return _Pooled.apply(x) if x.requires_grad else (x, x.flatten(2).mean(2))
 
 
 class _Pooled(torch.autograd.Function):
-    """The mean's gradient is added to the map's where that lies, without a map of its own."""
+    """Adds the gradient of the mean to that of the map in place, without another map."""
 
     @staticmethod
     def forward(ctx, x):
@@ -110,33 +110,33 @@ class _Pooled(torch.autograd.Function):
 
 
 def channels_last(x: Tensor) -> bool:
-    """Whether a map (N, C, H, W) has its channels side by side in memory."""
+    """Whether a map (N, C, H, W) has the channels-last memory layout."""
     return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def norm_factors(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """What a batch norm multiplies with and adds in eval mode, each (C,)."""
+    """The factor and the summand of a batch norm in eval mode, each (C,)."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
 @lru_cache(maxsize=256)
 def own_cells(own: tuple[int, ...], cells: int, device: torch.device) -> Tensor:
-    """(m, M): one where a mixture meets its own cell."""
+    """(m, M): one at the own cell of each mixture, zero elsewhere."""
     with torch.inference_mode(False):
         return F.one_hot(torch.tensor(own), cells + 1)[:, :-1].to(device)
 
 
 class WarehouseLayer(nn.Module):
-    """What layers with mixed kernels share; made by a :class:`WarehouseManager`.
+    """Base class of layers with mixed kernels; a :class:`WarehouseManager` makes them.
 
     Args:
-        manager: holds the cells; no child of this module.
-        name: decides on the warehouse.
+        manager: has the cells; it is not a child of this module.
+        name: determines the warehouse.
         weight: shape of the kernel, (out, in / groups, *kernel size).
         groups: as in a convolution.
-        bias: whether to add one.
+        bias: whether the layer has a bias.
     """
 
     def __init__(
@@ -148,7 +148,9 @@ class WarehouseLayer(nn.Module):
         bias: bool = False,
     ):
         super().__init__()
-        self._manager = (manager,)  # in a tuple, or its cells would be this module's too
+        self._manager = (
+            manager,
+        )  # in a tuple, because otherwise its cells would become parameters of this module
         self.name, self.weight_shape, self.groups = name, tuple(weight), groups
         self.out_channels = weight[0]
         self.bias = nn.Parameter(torch.zeros(weight[0])) if bias else None
@@ -164,7 +166,7 @@ class WarehouseLayer(nn.Module):
         return self.weight_shape[1] * self.groups
 
     def build(self, number: int, warehouse: PlannedWarehouse, layer: PlannedLayer) -> None:
-        """Take up what was planned."""
+        """Make the attention and take the cells of a plan."""
         manager = self._manager[0]
         self.warehouse, self.grid = number, layer.grid
         self.attention = Attention(
@@ -172,11 +174,11 @@ class WarehouseLayer(nn.Module):
         )
 
     def cells(self) -> list[nn.Parameter]:
-        """The cells that its kernels are made of, which other layers may share."""
+        """The cells of which its kernels are mixed; other layers may share them."""
         return [self._manager[0].weights[self.warehouse]]
 
     def mix(self, pooled: Tensor) -> Tensor:
-        """Pooled input (N, in) -> kernels as they come, (N, S, Go, Gi, co, ci, ...)."""
+        """Pooled input (N, in) -> kernels in blocks, (N, S, Go, Gi, co, ci, ...)."""
         if self.attention is None:
             raise RuntimeError(f"{self.name}: call the manager's build() after the last layer")
         manager = self._manager[0]
@@ -196,7 +198,7 @@ class WarehouseLayer(nn.Module):
         return blocks.reshape(len(pooled), *self.weight_shape)
 
     def fold(self, norm: nn.Module) -> None:
-        """Become what this layer and the norm after it compute in eval mode."""
+        """Fold the norm after this layer into it, for eval mode."""
         scale, shift = norm_factors(norm)
         if self.bias is not None:
             shift = shift + self.bias.detach() * scale
@@ -206,7 +208,7 @@ class WarehouseLayer(nn.Module):
 
 
 class WarehouseConv2d(WarehouseLayer):
-    """2d convolution, (N, in, H, W) -> (N, out, H', W'); arguments as of ``nn.Conv2d``."""
+    """2d convolution, (N, in, H, W) -> (N, out, H', W'), with the arguments of ``nn.Conv2d``."""
 
     def __init__(
         self,
@@ -224,7 +226,9 @@ class WarehouseConv2d(WarehouseLayer):
         if isinstance(kernel_size, int):
             kernel_size = (kernel_size,) * self.DIMENSIONS
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"{name}: {groups} groups divide not {in_channels} and {out_channels}")
+            raise ValueError(
+                f"{name}: groups={groups} must divide {in_channels} and {out_channels}"
+            )
         super().__init__(
             manager, name, (out_channels, in_channels // groups, *kernel_size), groups, bias
         )
@@ -238,7 +242,7 @@ class WarehouseConv2d(WarehouseLayer):
     convolve = staticmethod(F.conv2d)
 
     def forward(self, x: Tensor, pooled: Tensor | None = None) -> Tensor:
-        """A map, and its mean (N, in) where :func:`pool` has been asked before."""
+        """Takes a map and, if :func:`pool` has been called before, its mean (N, in)."""
         if pooled is None:
             x, pooled = pool(x)
         kernels = self.kernels(pooled)
@@ -258,7 +262,7 @@ class WarehouseConv2d(WarehouseLayer):
                 y += bias.view(-1, 1)
             y = y.view(len(x), -1, *x.shape[2:])
         else:
-            # The images side by side as groups of one: (1, N in, H, W).
+            # The images as groups of one large image: (1, N in, H, W).
             side_by_side = x.reshape(1, -1, *x.shape[2:])
             if bias is not None:
                 bias = bias.repeat(len(x))
@@ -274,14 +278,14 @@ class WarehouseConv2d(WarehouseLayer):
 
 
 class WarehouseConv1d(WarehouseConv2d):
-    """1d convolution, (N, in, L) -> (N, out, L'); arguments as of ``nn.Conv1d``."""
+    """1d convolution, (N, in, L) -> (N, out, L'), with the arguments of ``nn.Conv1d``."""
 
     DIMENSIONS = 1
     convolve = staticmethod(F.conv1d)
 
 
 class WarehouseLinear(WarehouseLayer):
-    """Linear layer, (N, ..., in) -> (N, ..., out), of one kernel per sample of the first axis."""
+    """Linear layer, (N, ..., in) -> (N, ..., out), with one kernel per sample of the first axis."""
 
     def __init__(
         self, manager: "WarehouseManager", name: str, in_features: int, out_features: int, bias=True
@@ -300,21 +304,22 @@ class WarehouseManager(nn.Module):
     """Declares layers, plans their warehouses, and holds the cells.
 
     Args:
-        sharing_range: what tokens of layer names are shortened to; layers of equal results share a
-            warehouse (see :func:`warehouse_plan.warehouse_name`). A string is one entry.
+        sharing_range: tokens of layer names are shortened to these; layers with equal results share
+            a warehouse (see :func:`warehouse_plan.warehouse_name`). A string is one entry.
         cell_num_ratio: cells per block of a kernel, the "n" of "KW (nx)".
-        cell_outplane_ratio: output channels of a cell as a part of the layers' greatest common
-            divisor.
-        cell_inplane_ratio: the same of input channels.
-        spatial_partition: cut kernels into their positions, too.
-        nonlocal_basis_ratio: 1; the reduced attention of KW (1/2x) is not implemented.
-        reduction: hidden width of the attentions as a part of a layer's channels, 16 at least.
-        norm: of the attentions, ``'BN'`` or ``'LN'``.
+        cell_outplane_ratio: output channels of a cell as a fraction of the greatest common divisor
+            of the layers.
+        cell_inplane_ratio: the same for input channels.
+        spatial_partition: also cut kernels into their positions.
+        nonlocal_basis_ratio: must be 1; the reduced attention of KW (1/2x) is not implemented.
+        reduction: hidden width of the attentions as a fraction of the channels of a layer; the
+            width is at least 16.
+        norm: norm of the attentions, ``'BN'`` or ``'LN'``.
 
     Attributes:
-        plan: the :class:`WarehousePlan` once built; print it.
-        temperature: in [0, 1], how much of every kernel is its own cells; 0 but at the start of a
-            training from scratch (see :func:`temperature_at`).
+        plan: the :class:`WarehousePlan` after :meth:`build`; it can be printed.
+        temperature: in [0, 1], the share of its own cells in every kernel; 0 except at the start
+            of a training from scratch (see :func:`temperature_at`).
 
     Raises:
         NotImplementedError: ``nonlocal_basis_ratio`` is not 1.
@@ -369,10 +374,10 @@ class WarehouseManager(nn.Module):
         return layer
 
     def build(self, network: nn.Module) -> WarehousePlan:
-        """Plan the warehouses of all declared layers, make their cells and attentions.
+        """Plan the warehouses of all declared layers, and make their cells and attentions.
 
-        Warehouses are numbered in the order of declaration; their cells go to layers in the order
-        of the network's modules.
+        Warehouses are numbered in the order of declaration. Layers get their cells in the order of
+        the modules in the network.
 
         Raises:
             ValueError: a layer does not fit its warehouse, or is not in the network.
@@ -407,8 +412,8 @@ class WarehouseManager(nn.Module):
         self._caches = None
 
     def cache(self, number: int) -> CellCache:
-        """A warehouse's cells for a layer, the same for all layers of one pass of the network."""
-        if self._caches is None:  # a layer called by itself
+        """The cells of a warehouse for a layer; the same object for a whole forward pass."""
+        if self._caches is None:  # a layer is called alone
             return CellCache(self.weights[number])
         if number not in self._caches:
             self._caches[number] = CellCache(self.weights[number])
@@ -416,7 +421,7 @@ class WarehouseManager(nn.Module):
 
 
 def initial_cells(warehouse: PlannedWarehouse) -> Tensor:
-    """Cells (M, co, ci, ...): each layer's own as one kernel of them all, Kaiming by fan-out."""
+    """Cells (M, co, ci, ...): a layer's own as one kernel of them all, Kaiming by fan-out."""
     cells = torch.empty(warehouse.cells, *warehouse.cell)
     co, _, *spatial = warehouse.cell
     for layer in warehouse.layers:
@@ -426,5 +431,5 @@ def initial_cells(warehouse: PlannedWarehouse) -> Tensor:
 
 
 def temperature_at(epoch: float, epochs: float) -> float:
-    """The schedule of a training from scratch: linearly from 1 to 0 over the first ``epochs``."""
+    """The temperature in a training from scratch: linear from 1 to 0 over the first ``epochs``."""
     return max(0.0, 1.0 - epoch / epochs)

@@ -1,9 +1,9 @@
-"""The product of factors and cells that makes kernels, and its gradients.
+"""The product of factors and cells, which gives the kernels, and its gradients.
 
-The product is small in arithmetic and large in memory: every layer reads all cells of its
-warehouse. Autograd's gradient would also write a gradient of all cells for every layer, and add
-them up. Here layers that share cells in one forward pass share a :class:`CellCache`, which collects
-what their gradients are made of and makes one product of it all when the last has come.
+The product needs little arithmetic and much memory traffic: every layer reads all cells of its
+warehouse. Autograd would also write a gradient of all cells per layer, and add them. Here, layers
+that share cells in one forward pass share a :class:`CellCache`. It collects the terms of their
+gradients, and computes one product of all terms after the last layer.
 
 Shape legend: M cells of a warehouse, P entries of a cell, R rows of a layer (images x mixtures).
 """
@@ -23,20 +23,20 @@ class CellCache:
 
     Attributes:
         cells: (M, P) in the precision of the products.
-        proxy: empty tensor through which the gradients of the layers reach the parameter.
+        proxy: an empty tensor that connects the layers with the parameter in autograd's graph.
     """
 
     def __init__(self, weight: Tensor):
         device = weight.device.type
         self.cells = weight.detach().flatten(1)
-        # CPUs have no fast product in float16, and gain nothing by any other
+        # CPUs have no fast product in float16, and other formats are not faster
         if device != "cpu" and torch.is_autocast_enabled(device):
             self.cells = self.cells.to(torch.get_autocast_dtype(device))
         self.proxy = _Opened.apply(weight, self)
         self.returned: list[tuple[Tensor, Tensor]] = []
 
     def gradient(self) -> Tensor | None:
-        """Of the cells, (M, P), from all layers that have returned theirs."""
+        """The gradient of the cells, (M, P), from the terms of all layers."""
         if not self.returned:
             return None
         factors, grads = zip(*self.returned, strict=True)
@@ -47,7 +47,7 @@ class CellCache:
 
 
 class _Opened(torch.autograd.Function):
-    """The proxy of a cache; its backward runs when those of all layers that used it have."""
+    """Makes the proxy of a cache; its backward runs after those of all layers that used it."""
 
     @staticmethod
     def forward(ctx, weight, cache):

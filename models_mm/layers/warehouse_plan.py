@@ -1,8 +1,8 @@
-"""Which layers mix their kernels from which cells: warehouses planned by names, without a tensor.
+"""Plan the warehouses by layer names: which layers mix their kernels from which cells. No tensors.
 
 Paper: Li, Yao, "KernelWarehouse: Rethinking the Design of Dynamic Convolution", ICML 2024
 (arXiv 2406.07879), section 3. The kernels of the layers that share a warehouse are cut into blocks
-of one size, the cell; the warehouse has ``ratio`` learned cells for every block.
+of the same size, the cell. The warehouse has ``ratio`` learned cells per block.
 
 Legend: m blocks (mixtures) of a layer, M cells of a warehouse, co, ci output and input channels of
 a cell, S, Go, Gi blocks of a layer along its kernel positions, output and input channels (m is
@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 
 class LayerShape(NamedTuple):
-    """A layer that is to get its kernel from a warehouse.
+    """A layer that gets its kernel from a warehouse.
 
     Attributes:
-        name: tokens joined by ``_``, e.g. ``stage2_layer3_conv1``; they decide on the warehouse.
+        name: tokens joined by ``_``, e.g. ``stage2_layer3_conv1``; they determine the warehouse.
         weight: shape of its kernel, (out, in / groups, *kernel size).
-        path: where the layer is in its network, for tables and messages.
+        path: the place of the layer in its network, for tables and messages.
     """
 
     name: str
@@ -32,14 +32,14 @@ class LayerShape(NamedTuple):
 
 
 class PlannedLayer(NamedTuple):
-    """What a layer gets.
+    """The cells that a layer gets.
 
     Attributes:
         shape: the layer.
         grid: (S, Go, Gi).
         first: its first cell.
         taken: number of its own cells, from the first.
-        own: for every mixture the cell it is to start as; M (no cell) for those without.
+        own: the cell with which each mixture starts; M (no cell) for mixtures without one.
     """
 
     shape: LayerShape
@@ -54,10 +54,10 @@ class PlannedLayer(NamedTuple):
 
 
 class PlannedWarehouse(NamedTuple):
-    """A warehouse.
+    """A warehouse and its layers.
 
     Attributes:
-        name: what the names of its layers have in common.
+        name: the common part of the names of its layers.
         cells: M.
         cell: shape of a cell, (co, ci, *spatial).
         layers: its layers, in the order of their own cells.
@@ -86,7 +86,7 @@ class WarehousePlan(tuple[PlannedWarehouse, ...]):
 
 
 def warehouse_name(layer: str, sharing_range: Sequence[str]) -> str:
-    """The name that layers of one warehouse share.
+    """The warehouse of a layer, derived from the name of the layer.
 
     A token of the layer's name that starts with an entry of the range becomes that entry:
     ``stage2_layer3_conv1`` is ``stage2_layer_conv`` in the range ``('layer', 'conv')``.
@@ -109,20 +109,21 @@ def plan_warehouses(
     spatial_partition: bool | Sequence[bool] = True,
     numbering: Sequence[str] | None = None,
 ) -> WarehousePlan:
-    """Give every layer its warehouse and its own cells.
+    """Assign a warehouse and own cells to every layer.
 
     Args:
         layers: in the order in which they take their own cells.
         sharing_range: entries that tokens of names are shortened to; a string is one entry.
-        cell_num_ratio: cells per block. This and the following may be given per warehouse.
-        cell_outplane_ratio: co as a part of the greatest common divisor of the layers' outputs.
-        cell_inplane_ratio: ci as a part of the greatest common divisor of their inputs.
-        spatial_partition: cut kernels into their positions, too.
-        numbering: names of layers in the order that numbers the warehouses (default: ``layers``).
+        cell_num_ratio: cells per block. This and the next three may be lists, one value per
+            warehouse.
+        cell_outplane_ratio: co as a fraction of the greatest common divisor of the output channels.
+        cell_inplane_ratio: ci as a fraction of the greatest common divisor of the input channels.
+        spatial_partition: also cut kernels into their positions.
+        numbering: layer names in the order that numbers the warehouses (default: ``layers``).
 
     Raises:
-        ValueError: a layer does not fit the others of its warehouse or is larger than its cells;
-            settings per warehouse are not as many as there are warehouses.
+        ValueError: a layer does not fit the others of its warehouse, or is larger than its cells;
+            or a list of settings has another length than the number of warehouses.
     """
     if isinstance(sharing_range, str):
         sharing_range = (sharing_range,)

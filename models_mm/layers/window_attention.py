@@ -1,9 +1,9 @@
-"""Attention within (shifted) windows of a map, with a learned bias for every relative position.
+"""Attention within (shifted) windows of a map, with a learned bias per relative position.
 
-As introduced by Swin Transformer (arXiv 2103.14030). Three things are done once per size instead
-of in every forward: the order of tokens in windows, padding and cyclic shift included, is one
-index, so that a map goes into its windows, and back, in a single copy; the mask of the shifted
-windows; the index of the bias table.
+It was introduced by Swin Transformer (arXiv 2103.14030). Three tensors are computed once per map
+size instead of in every forward pass: the index that brings a map into its windows and back in a
+single copy, padding and cyclic shift included; the mask of the shifted windows; the index into the
+bias table.
 
 Shape legend: N batch, C channels, H, W map, L tokens (= H * W), P windows of the padded map,
 M cells of a window (= side * side), h heads, d head width (C = h * d).
@@ -16,18 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MASKED = -100.0  # what pairs of different regions get: finite, as the published weights expect
-ALIGNMENT = 8  # row stride of a bias that the memory-efficient GPU kernels take without a copy
+MASKED = (
+    -100.0
+)  # added to the logits between different regions: finite, as the published weights expect
+ALIGNMENT = 8  # row stride of a bias that the memory-efficient GPU kernels accept without a copy
 
 
 class WindowGrid(NamedTuple):
-    """How the tokens of one map size lie in its windows.
+    """The assignment of tokens to windows for one map size.
 
     Attributes:
-        tokens: (P * M,) the token in each window cell, windows row by row; 0 where there is none.
+        tokens: (P * M,) the token in each window cell, windows row by row; 0 if there is none.
         cells: (L,) the window cell of each token.
         empty: indices of the cells without a token: the padding below and to the right.
-        mask: (P, 1, M, aligned M) what to add to the logits, or None without a shift.
+        mask: (P, 1, M, aligned M) summand of the logits, or None without a shift.
     """
 
     tokens: Tensor
@@ -38,8 +40,8 @@ class WindowGrid(NamedTuple):
 
 @lru_cache(maxsize=256)
 def window_grid(height: int, width: int, side: int, shift: int, device: torch.device) -> WindowGrid:
-    """The grid of a map padded to multiples of ``side`` and rolled by ``-shift`` both ways."""
-    # Cached tensors serve training too, whatever mode the first call is made in.
+    """The grid of a map, padded to multiples of ``side`` and rolled by ``-shift`` on both axes."""
+    # Cached tensors are also used in training, even if the first call was in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         padded = [-(-size // side) * side for size in (height, width)]
         tokens = torch.full(padded, -1)
@@ -54,16 +56,16 @@ def window_grid(height: int, width: int, side: int, shift: int, device: torch.de
 
 
 def _windows(x: Tensor, side: int) -> Tensor:
-    """(H, W) -> (P, M), windows and their cells row by row."""
+    """(H, W) -> (P, M); windows and their cells are numbered row by row."""
     height, width = x.shape
     x = x.view(height // side, side, width // side, side).transpose(1, 2)
     return x.reshape(-1, side * side)
 
 
 def _shift_mask(height: int, width: int, side: int, shift: int) -> Tensor:
-    """(P, 1, M, aligned M): MASKED between cells that the roll brought together, else 0.
+    """(P, 1, M, aligned M): MASKED between cells that only the roll made neighbours, else 0.
 
-    The last window of each axis holds two regions: its own end of the map and the rolled-in start.
+    The last window of each axis has two regions: the end of the map, and its start, rolled in.
     """
 
     def region(size):
@@ -78,12 +80,12 @@ def _shift_mask(height: int, width: int, side: int, shift: int) -> Tensor:
 
 
 def _surplus(cells: int) -> int:
-    """What a row of ``cells`` lacks to the next multiple of the alignment."""
+    """The padding of a row of ``cells`` to the next multiple of the alignment."""
     return -cells % ALIGNMENT
 
 
 class _IntoWindows(torch.autograd.Function):
-    """See :func:`into_windows`. Autograd's own gradient would add up rows that never meet."""
+    """See :func:`into_windows`. Autograd's gradient would add rows, which never coincide."""
 
     @staticmethod
     def forward(ctx, x, fill, grid):
@@ -117,12 +119,12 @@ def into_windows(x: Tensor, fill: Tensor, grid: WindowGrid) -> Tensor:
 
 
 def out_of_windows(x: Tensor, grid: WindowGrid) -> Tensor:
-    """Window cells (N, P * M, C) -> tokens (N, L, C), the padding left out."""
+    """Window cells (N, P * M, C) -> tokens (N, L, C), without the padding."""
     return _OutOfWindows.apply(x, grid)
 
 
 def relative_position_index(side: int) -> Tensor:
-    """(M, M): the row of the bias table for each query and key of a window, row by row."""
+    """(M, M): the row of the bias table for each query and key of a window."""
     y, x = torch.arange(side * side) // side, torch.arange(side * side) % side
     rows = y[:, None] - y + side - 1
     columns = x[:, None] - x + side - 1
@@ -132,16 +134,16 @@ def relative_position_index(side: int) -> Tensor:
 class WindowAttention(nn.Module):
     """Multi-head attention within windows: (N, H, W, C) -> (N, H, W, C), any H, W.
 
-    The map is padded with zeros below and to the right; padded cells take part as keys and values
-    (they carry the bias of ``qkv``). With a shift, windows are laid over the map rolled by it, and
-    cells that only the roll made neighbours are masked from each other; this holds for a map of a
-    single window too.
+    The map is padded with zeros below and to the right. Padded cells are used as keys and values
+    (they have the bias of ``qkv``). With a shift, the windows are those of the rolled map, and
+    cells that only the roll made neighbours are masked from each other. This also holds for a map
+    of a single window.
 
     Args:
         channels: C.
         heads: h, a divisor of C.
         side: side of a window.
-        shift: 0, or by how much the windows are shifted against the map.
+        shift: shift of the windows relative to the map; 0 for none.
     """
 
     def __init__(self, channels: int, heads: int, side: int, shift: int = 0):
@@ -157,7 +159,7 @@ class WindowAttention(nn.Module):
         batch, height, width, channels = x.shape
         cells = self.side**2
         grid = window_grid(height, width, self.side, self.shift, x.device)
-        # What the layer makes of the padding's zeros is its bias, with no work done for it.
+        # The output for the padding's zeros is the bias of the layer; nothing is computed for it.
         qkv = into_windows(self.qkv(x.flatten(1, 2)), self.qkv.bias, grid)  # (N, P * M, 3C)
         qkv = qkv.view(-1, cells, 3, self.heads, channels // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N * P, h, M, d), a view
@@ -167,7 +169,7 @@ class WindowAttention(nn.Module):
         return self.proj(out_of_windows(out, grid)).view(x.shape)
 
     def bias(self, mask: Tensor | None, batch: int) -> Tensor:
-        """What is added to the logits: (1, h, M, M) or, with a mask, (N * P, h, M, M)."""
+        """The summand of the logits: (1, h, M, M) or, with a mask, (N * P, h, M, M)."""
         cells = self.side**2
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = bias.view(cells, cells, -1).permute(2, 0, 1)  # (h, M, M)

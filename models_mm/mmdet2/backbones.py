@@ -13,6 +13,7 @@ from mmdet.models.backbones import ResNet
 from mmdet.models.builder import BACKBONES
 
 from models_mm.backbones import REGISTRY, Backbone, PublishedFiles
+from models_mm.backbones.base import LISTENERS
 from models_mm.backbones.reference import check_published, ignoring_resnet
 from models_mm.layers.norm import NORMS
 
@@ -90,13 +91,21 @@ class MobileNetV2(MMDetMobileNetV2):
         super().__init__(out_indices=outputs, frozen_stages=frozen, **settings)
 
 
+def register_with_mmdet(name: str, cls: type) -> None:
+    """Let mmdet's configs name a backbone."""
+    BACKBONES.register_module(name, force=True, module=cls)
+
+
 def register() -> None:
-    """Register this package's backbones with mmdet, and let them use mmcv's norms and ``init_cfg``.
+    """Register all backbones with mmdet, those that are registered later too, and let them use
+    mmcv's norms and ``init_cfg``.
 
     Calling it again changes nothing.
     """
     for name, cls in REGISTRY.items():
-        BACKBONES.register_module(name, force=True, module=cls)
+        register_with_mmdet(name, cls)
+    if register_with_mmdet not in LISTENERS:
+        LISTENERS.append(register_with_mmdet)
     if NORM_LAYERS.module_dict not in NORMS.maps:
         NORMS.maps.append(NORM_LAYERS.module_dict)
     Backbone.initialize = staticmethod(initialize)

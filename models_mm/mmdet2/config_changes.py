@@ -1,33 +1,33 @@
-"""What a config says otherwise than that of the run which is to go on."""
+"""Compare a config with that of the run that is resumed."""
 
 import ast
 import os
 
 from models_mm.errors import UserError
 
-# What the result of a training depends on ...
+# Settings that change the result of a training ...
 COMPARED = (
     *("model", "train_cfg", "test_cfg", "ema", "amp", "fp16", "custom_hooks"),
     *("data", "optimizer", "optimizer_config", "auto_scale_lr"),
     *("lr_config", "momentum_config", "runner", "workflow"),
 )
-# ... and what it does not depend on within: how it is executed, how it begins, what is not used
+# ... and settings within them that do not: execution, initialisation, and unused ones
 IGNORED = {
     *("workers_per_gpu", "persistent_workers", "prefetch_factor", "pin_memory", "timeout"),
     *("val_dataloader", "test_dataloader", "test", "with_cp", "init_cfg", "pretrained"),
 }
-LONGEST_TEXT = 1_000_000  # characters; a config has thousands
+LONGEST_TEXT = 1_000_000  # characters; a config has some thousands
 MISSING = object()
 
 
 def check_changes(meta: dict, config: str, seed: int | None, allowed: bool, logger) -> None:
-    """Compare a config to that of the checkpoint which the run goes on from.
+    """Compare a config with that of the checkpoint from which the run resumes.
 
     Args:
-        meta: of the checkpoint; its ``config`` is read, never executed.
+        meta: the ``meta`` of the checkpoint; its ``config`` is parsed, never executed.
         config: the config's ``pretty_text``.
-        seed: what the command line asks for, if anything.
-        allowed: go on all the same.
+        seed: the seed of the command line, if given.
+        allowed: continue in spite of differences.
 
     Raises:
         UserError: model, data, optimizer or schedule differ; names the settings.
@@ -48,13 +48,13 @@ def check_changes(meta: dict, config: str, seed: int | None, allowed: bool, logg
         return
     raise UserError(
         f"the checkpoint's run had other settings (its -> now):{lines}\n"
-        "  Take its settings, start a new training without --auto-resume and --resume-from, or go "
-        "on all the same with --allow-config-changes"
+        "  Use its settings, start a new training without --auto-resume and --resume-from, or "
+        "accept the differences with --allow-config-changes"
     )
 
 
 def changes(before: dict, now: dict) -> list[str]:
-    """A line for each setting that differs: ``key: before -> now``."""
+    """One line per setting that differs: ``key: before -> now``."""
     names = [name for name in COMPARED if before.get(name) is not None or now.get(name) is not None]
     return [
         line for name in names for line in _differences(before.get(name), now.get(name), (name,))
@@ -82,13 +82,13 @@ def _differences(before, now, where: tuple[str, ...]) -> list[str]:
 
 
 def _ignored(key: str, where: tuple[str, ...]) -> bool:
-    # mmdet hands these on to the heads when it builds a detector
+    # mmdet passes these to the heads when it builds a detector
     handed_on = where[0] == "model" and len(where) > 1 and key in ("train_cfg", "test_cfg")
     return key in IGNORED or handed_on
 
 
 def _same_file(before, now) -> bool:
-    """Whether both are paths of one file, as seen from different folders or through links."""
+    """Whether two paths name the same file, relative to different folders or through links."""
     if not (isinstance(before, str) and isinstance(now, str)):
         return False
     try:
@@ -107,11 +107,11 @@ def _short(value) -> str:
 
 
 def parse(text) -> dict | None:
-    """The settings in a config's ``pretty_text``, without executing any of it.
+    """Parse the settings in a config's ``pretty_text`` without executing it.
 
     Returns:
-        Names and values: plain data; the source of what is neither a literal nor a ``dict(...)``.
-        None for what is no such text.
+        Names and values, as plain data; expressions that are neither literals nor ``dict(...)``
+        stay source code. None if it is no such text.
     """
     if not isinstance(text, str) or len(text) > LONGEST_TEXT:
         return None

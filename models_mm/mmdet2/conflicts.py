@@ -1,7 +1,7 @@
-"""Settings that contradict each other, or that this kind of run would ignore.
+"""Find settings that contradict each other, or that this kind of run would ignore.
 
-Each is refused in one line, or named in one if it changes nothing that a user would notice. What a
-single setting may be is :mod:`models_mm.mmdet2.settings`'.
+Each of them is refused in one line, or only named if it has no consequence for the user.
+:mod:`models_mm.mmdet2.settings` checks single settings.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,14 +10,14 @@ from models_mm.errors import UserError
 from models_mm.messages import say_once
 
 ITERATIONS = "IterBasedRunner"
-# What only a training loader can do: an evaluation takes every image once, in the data set's order.
+# Settings of training loaders only: an evaluation reads every image once, in the order of the data.
 OF_TRAINING_LOADERS = ("shuffle", "drop_last", "class_aware_sampler")
-# Counters that would never count in a run without epochs, and so never act.
+# Counters of epochs, which a run without epochs never increases.
 OF_EPOCHS = (
     *("checkpoint_config.by_epoch", "lr_config.by_epoch", "lr_config.warmup_by_epoch"),
     "momentum_config.by_epoch",
 )
-# Settings of mmdet that have nothing to do here, and why.
+# Settings of mmdet without effect here, and why.
 WITHOUT_EFFECT = {
     "evaluation.tmpdir": "results never go through files",
     "evaluation.gpu_collect": "results never go through files",
@@ -27,15 +27,15 @@ WITHOUT_EFFECT = {
 
 
 def check_conflicts(tree: dict, splits: Iterable[str], training: bool) -> None:
-    """Refuse settings that are each in order, but not together.
+    """Refuse settings that are valid alone, but not together.
 
     Args:
-        tree: the config's settings, their kinds checked.
+        tree: the settings of the config, after the checks of their types.
         splits: the data sets that will be read, of ``train``, ``val``, ``test``.
-        training: look at what only a training needs too.
+        training: also check the settings that only a training needs.
 
     Raises:
-        UserError: names the settings and the way out.
+        UserError: names the settings, and what to do.
     """
     for split in splits:
         check_loader(tree["data"], split)
@@ -56,7 +56,7 @@ def check_conflicts(tree: dict, splits: Iterable[str], training: bool) -> None:
 
 
 def check_loader(data: dict, split: str) -> None:
-    """What the loader of a split cannot do."""
+    """Refuse settings that the data loader of a split cannot follow."""
     where, loader = f"data.{split}_dataloader", data.get(f"{split}_dataloader") or {}
     for old, name in elsewhere(data, split):
         if name in loader:
@@ -78,7 +78,7 @@ def check_loader(data: dict, split: str) -> None:
 
 
 def elsewhere(data: dict, split: str) -> Iterator[tuple[str, str]]:
-    """The other places of a split's loader settings that a config uses: their paths and names."""
+    """The paths and names of loader settings that a config has in the other places for a split."""
     if split == "train":
         names = {"imgs_per_gpu": "samples_per_gpu"}
         names |= {name: name for name in ("samples_per_gpu", "persistent_workers")}
@@ -91,7 +91,7 @@ def elsewhere(data: dict, split: str) -> Iterator[tuple[str, str]]:
 
 
 def check_training_loader(tree: dict) -> None:
-    """How a training loader chooses its samples."""
+    """Check how a training loader chooses its samples."""
     loader = tree["data"].get("train_dataloader") or {}
     by_class = loader.get("class_aware_sampler")
     if by_class and loader.get("shuffle") is False:
@@ -107,12 +107,12 @@ def check_training_loader(tree: dict) -> None:
 
 
 def without_epochs(tree: dict) -> bool:
-    """Whether a run counts iterations only."""
+    """Whether a run counts iterations and no epochs."""
     return (tree.get("runner") or {}).get("type") == ITERATIONS
 
 
 def check_counting(tree: dict) -> None:
-    """Who counts epochs in a run that has none, or iterations where mmdet counts epochs."""
+    """Refuse settings that count epochs in a run without them, or iterations in a run of epochs."""
     by_epoch = not without_epochs(tree)
     if tree.get("evaluation", {}).get("by_epoch", by_epoch) != by_epoch:
         raise UserError(
@@ -134,7 +134,7 @@ def _at(tree: dict, path: str) -> object:
 
 
 def check_optimizer_hook(tree: dict) -> None:
-    """Options of the optimizer's hook that the one at hand does not have."""
+    """Refuse options that the optimizer hook of this run does not have."""
     settings, amp = tree["optimizer_config"], tree.get("amp")
     half = amp == "float16" or (amp is None and tree.get("fp16") is not None)
     clipping = settings.get("grad_clip")
@@ -155,7 +155,7 @@ def check_optimizer_hook(tree: dict) -> None:
 
 
 def check_averages(tree: dict) -> None:
-    """One average of the weights, which goes on where the run does."""
+    """Refuse a second average of the weights, and one with a ``resume_from`` of its own."""
     hooks = [(f"custom_hooks.{i}", h) for i, h in enumerate(tree.get("custom_hooks") or ())]
     hooks = [(where, hook) for where, hook in hooks if "EMAHook" in str(hook["type"])]
     if tree.get("ema") is not None:
@@ -170,7 +170,7 @@ def check_averages(tree: dict) -> None:
 
 
 def check_evaluation_hook(settings: dict) -> None:
-    """What mmcv's evaluation hook takes, and this one cannot do."""
+    """Refuse options of mmcv's evaluation hook that ours does not have."""
     if settings.get("test_fn") is not None:
         raise UserError("evaluation.test_fn: the detector is called as test.py does: leave it out")
     client = settings.get("file_client_args")

@@ -1,9 +1,9 @@
-"""Configs of other mmdet projects, used from where they lie and as they were written.
+"""Use configs of other mmdet projects unchanged, in their own folders.
 
-* A ``_base_`` file that the project's folder does not have is mmdet's of the same name, or ours.
-* The runner and optimizer hook of the apex years, which Swin's detection and what came from it
-  (DFvT, ConvNeXt, CSWin, PVT, ...) have in every config, mean what they meant there.
-* Of two pretrained files, the one that was inherited from a ResNet gives way.
+* A ``_base_`` file that the project lacks is replaced by mmdet's file of the same name, or by ours.
+* The runner and the optimizer hook for apex, which are in every config of Swin's detection code and
+  of projects based on it (DFvT, ConvNeXt, CSWin, PVT, ...), are translated.
+* If a config has two pretrained files, the one that it inherited from a ResNet is dropped.
 """
 
 import os
@@ -17,13 +17,13 @@ from models_mm.errors import UserError
 from models_mm.messages import say_once
 
 RUNNERS = {"EpochBasedRunnerAmp": "EpochBasedRunner", "IterBasedRunnerAmp": "IterBasedRunner"}
-# DistOptimizerHook's own: how gradients travel, which is DDP's business today
+# Settings of DistOptimizerHook for the reduction of gradients, which DDP does now.
 WITHOUT_EFFECT = ("coalesce", "bucket_size_mb")
 
 
 @contextmanager
 def known_bases(folders: Sequence[Path]) -> Iterator[None]:
-    """Let mmcv find a config's missing base files in other folders of configs, the first first."""
+    """Let mmcv find missing base files of a config in other folders, which are tried in order."""
     original = Config._file2dict
 
     def file2dict(filename, *args, **kwargs):
@@ -43,7 +43,7 @@ def _known_base(missing: str, folders: Sequence[Path]) -> str:
     parts = Path(missing).parts
     if "_base_" in parts:
         start = len(parts) - 1 - parts[::-1].index("_base_")
-    else:  # another detector's config, in a folder of its kind
+    else:  # the config of another detector: its folder and name
         start = -2
     for folder in folders:
         found = folder.joinpath(*parts[start:])
@@ -54,10 +54,10 @@ def _known_base(missing: str, folders: Sequence[Path]) -> str:
 
 
 def translate(cfg: Config) -> None:
-    """Replace the names of the apex years by today's, in place.
+    """Replace the names that belong to apex by current ones, in place.
 
     Raises:
-        UserError: a setting of ``DistOptimizerHook`` that it never had.
+        UserError: ``DistOptimizerHook`` never had such a setting.
     """
     runner = cfg.get("runner") or {}
     if runner.get("type") in RUNNERS:
@@ -74,15 +74,15 @@ def translate(cfg: Config) -> None:
         cfg.optimizer_config = dict(grad_clip=settings["grad_clip"])
         if settings["update_interval"] != 1:
             cfg.optimizer_config["cumulative_iters"] = settings["update_interval"]
-        if half and not isinstance(cfg.get("fp16"), dict):  # such configs also say fp16 = None
+        if half and not isinstance(cfg.get("fp16"), dict):  # such configs also have fp16 = None
             cfg.fp16 = dict(loss_scale="dynamic")
 
 
 def settle_pretrained(model: dict) -> None:
-    """Drop what a config inherited: ``pretrained`` of the detector or ``init_cfg`` of its backbone.
+    """Drop the inherited one of ``pretrained`` (detector) and ``init_cfg`` (backbone).
 
-    mmdet's bases have had torchvision's ResNet in the one place or the other, and a config that
-    names its own file in the other place leaves both.
+    mmdet's base files name torchvision's ResNet in the one place or the other, depending on the
+    version. A config that names its own file in the other place then has both.
     """
     backbone = model.get("backbone")
     if not isinstance(backbone, dict):

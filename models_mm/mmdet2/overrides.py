@@ -1,4 +1,4 @@
-"""``--cfg-options``: read from the command line, checked against the config, and applied."""
+"""``--cfg-options``: read them from the command line, check them, and apply them to the config."""
 
 import math
 from argparse import ArgumentError
@@ -9,7 +9,7 @@ from mmcv import DictAction as PlainDictAction
 from models_mm.errors import UserError, did_you_mean
 from models_mm.values import shown
 
-# Settings that mmdet reads and a config need not have; anything else new is taken for a typo.
+# Settings that mmdet reads although a config may lack them; other new names are typing errors.
 TOP_LEVEL = {
     *("amp", "channels_last", "compile", "ema"),
     *("auto_resume", "auto_scale_lr", "checkpoint_config", "cudnn_benchmark", "custom_hooks"),
@@ -19,27 +19,27 @@ TOP_LEVEL = {
     *("optimizer_config", "resume_from", "runner", "test_cfg", "total_epochs"),
     *("train_cfg", "work_dir", "workflow"),
 }
-# What the command line decides.
+# Settings that are options of the command line.
 OPTIONS = {"seed": "--seed", "gpu_ids": "--gpu-id", "device": "CUDA_VISIBLE_DEVICES or --device"}
 DATA = {
     *("train", "val", "test", "samples_per_gpu", "workers_per_gpu", "persistent_workers"),
     *("train_dataloader", "val_dataloader", "test_dataloader", "imgs_per_gpu"),
 }
-# What detectors look up in train_cfg and test_cfg, at any depth of them.
+# Names that detectors read from train_cfg and test_cfg, at any depth.
 FREE = {
     *("rpn", "rpn_proposal", "rcnn", "assigner", "sampler", "allowed_border", "pos_weight"),
     *("debug", "mask_size", "nms", "nms_pre", "max_per_img", "min_bbox_size", "score_thr"),
     *("mask_thr_binary", "type", "iou_threshold", "class_agnostic", "split_thr", "max_num"),
     *("mask_thr", "filter_thr", "kernel", "sigma", "min_score", "method", "offset"),
 }
-# The setting of mmdet that is either a flag or a name.
+# A setting of mmdet that is either a flag or a name.
 FLAG_OR_NAME = "add_extra_convs"
 
 
 class DictAction(PlainDictAction):
-    """mmcv's KEY=VALUE pairs; what is none of them is refused in a line, and nothing is lost.
+    """Reads KEY=VALUE pairs as mmcv does, and refuses anything else in one line.
 
-    Given several times, the option adds up; of one key the last value counts.
+    The option may be given several times; if a key is repeated, its last value counts.
     """
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -58,15 +58,15 @@ class DictAction(PlainDictAction):
 
 
 def apply(cfg: Config, overrides: dict) -> None:
-    """Put overrides into a config.
+    """Apply overrides to a config.
 
     Args:
         cfg: the config, changed in place.
         overrides: dotted keys and their values.
 
     Raises:
-        UserError: a key that neither the config nor mmdet knows, which mmcv would add without a
-            word, or a value of another kind than what it replaces.
+        UserError: neither the config nor mmdet knows a key (mmcv would add it silently), or a value
+            has another type than the one that it replaces.
     """
     for key, value in overrides.items():
         try:
@@ -77,7 +77,9 @@ def apply(cfg: Config, overrides: dict) -> None:
         cfg.merge_from_dict(overrides)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"--cfg-options: the keys contradict each other: {error}") from error
-    if isinstance(overrides.get("model.pretrained"), str):  # it wins over the config's file
+    if isinstance(
+        overrides.get("model.pretrained"), str
+    ):  # an override has priority over the config file
         cfg.model.backbone.init_cfg = dict(
             type="Pretrained", checkpoint=cfg.model.pop("pretrained")
         )
@@ -110,14 +112,14 @@ def check(cfg: Config, keys: list[str], value: object) -> None:
 
 
 def known_name(cfg: Config, keys: list[str]) -> None:
-    """Refuse a first or second name that nothing reads."""
+    """Refuse an unknown first or second part of a key."""
     known, name, where = TOP_LEVEL, keys[0], ""
     if name in OPTIONS:
         raise UserError(f"{name} is no setting of a config: use {OPTIONS[name]}")
     if name not in known and name in cfg:
         raise UserError(
-            f"{name} is a variable of the config file, used up when the file was read: override "
-            "the settings that it went into (data.train.ann_file, ...), or edit the file"
+            f"{name} is a variable of the config file, which exists only while the file is read: "
+            "override the settings that use it (data.train.ann_file, ...), or edit the file"
         )
     if name == "data" and len(keys) > 1:
         known, name, where = set(cfg.get("data", {})) | DATA, keys[1], "data."
@@ -126,7 +128,7 @@ def known_name(cfg: Config, keys: list[str]) -> None:
 
 
 def check_item(place: list | tuple, key: str, where: str, new: object) -> None:
-    """Refuse an item that there is not, or that cannot be merged into."""
+    """Refuse an item of a list that does not exist, or that cannot be merged."""
     if not key.isdecimal() or int(key) >= len(place):
         raise UserError(f"{where} is a list of {len(place)}: it has no item {key!r}")
     inner = isinstance(place, list) and isinstance(place[int(key)], (dict, list))
@@ -135,7 +137,7 @@ def check_item(place: list | tuple, key: str, where: str, new: object) -> None:
 
 
 def same_kind(name: str, old: object, new: object) -> None:
-    """Refuse a value that cannot stand where the old one stood."""
+    """Refuse a value whose type does not fit the old value."""
     for value in new if isinstance(new, (list, tuple)) else [new]:
         if isinstance(value, float) and math.isnan(value):
             raise UserError(f"{name}: {new} is no number")

@@ -1,6 +1,6 @@
-"""The settings of a config: which there are, and what they may be; asked before anything is built.
+"""Check the names and values of all settings of a config before anything is built.
 
-What a registered class takes is asked of its constructor; everything else stands in ``TABLE``.
+The arguments of a registered class are those of its constructor; ``TABLE`` has all other settings.
 """
 
 import ast
@@ -64,7 +64,7 @@ def _is_flow(value: object, mode: str) -> bool:
     )
 
 
-# Paths of settings (``*``: any one part) and what they may be.
+# Paths of settings (``*``: any one part) and their valid values.
 TABLE: dict[str, Kind] = {
     "amp": either(NONE, choice("bfloat16", "float16", "off")),
     "auto_resume": FLAG,
@@ -173,18 +173,18 @@ TABLE: dict[str, Kind] = {
     "faults.bad_images": number(0),
     "faults.nonfinite_loss": choice("stop", "skip"),
 }
-# Sections whose names are all in the table.
+# Sections of which the table has all names.
 CLOSED = (
     *("auto_scale_lr", "dist_params", "faults", "fp16", "log_config"),
     *("optimizer_config.grad_clip", "data.*_dataloader.class_aware_sampler"),
 )
-# What mmdet's build_dataloader and PyTorch's DataLoader take, as far as a config can say it.
+# Arguments of mmdet's build_dataloader and PyTorch's DataLoader that a config can express.
 LOADER = (
     *("samples_per_gpu", "workers_per_gpu", "num_gpus", "shuffle", "seed", "persistent_workers"),
     *("class_aware_sampler", "pin_memory", "drop_last", "timeout", "prefetch_factor"),
     *("multiprocessing_context",),
 )
-# What constructors of optimizers look up in paramwise_cfg, and in its custom_keys.
+# Names that optimizer constructors read from paramwise_cfg and from its custom_keys.
 BY_LAYER = ("num_layers", "decay_rate", "decay_type")
 PARAMWISE = {
     "DefaultOptimizerConstructor": (
@@ -195,7 +195,7 @@ PARAMWISE = {
     "LayerDecayOptimizerConstructor": BY_LAYER,
 }
 CUSTOM_KEYS = ("lr_mult", "decay_mult")
-# Sections that training alone reads.
+# Sections that only training reads.
 OF_TRAINING = (
     *("runner", "optimizer", "optimizer_config", "lr_config", "momentum_config", "ema"),
     *("checkpoint_config", "log_config", "custom_hooks", "workflow", "auto_scale_lr"),
@@ -206,26 +206,26 @@ PATHS = {
     "img_prefix": either(Kind("a text", lambda value: isinstance(value, str)), NONE, many(TEXT)),
     "data_root": NAME,
 }
-# Parts of a detector that are one whatever their type is called.
+# Parts of a detector, by their key, for any name of their type.
 PARTS = ("backbone", "neck", "rpn_head", "roi_head", "bbox_head", "mask_head")
-# What a detector's part takes out of the settings of another before that is built (DETR's head).
+# Settings that one part of a detector takes from another before that is built (DETR's head).
 TAKEN = {"bg_cls_weight"}
-# What builders give to constructors besides the settings.
+# Arguments that builders add to the settings.
 GIVEN = {"params", "train_cfg", "test_cfg", "distributed"}
 ANY = Kind("anything", lambda value: True)
 PLAIN = {bool: FLAG, int: whole(-(10**9)), float: number()}
 
 
 def check_settings(cfg: Config, splits: Iterable[str], training: bool = False) -> None:
-    """Refuse settings that are unknown or cannot be, before anything is built or read.
+    """Refuse unknown settings and invalid values before anything is built or read.
 
     Args:
-        cfg: the config, overrides applied.
+        cfg: the config, with overrides applied.
         splits: the data sets that will be read, of ``train``, ``val``, ``test``.
-        training: look at what only a training needs too.
+        training: also check the settings that only a training needs.
 
     Raises:
-        UserError: names the setting, what is expected and, for a name, the nearest known one.
+        UserError: names the setting and what is expected, and suggests the most similar name.
     """
     tree = cfg._cfg_dict
     for path, kind in TABLE.items():
@@ -251,7 +251,7 @@ def check_settings(cfg: Config, splits: Iterable[str], training: bool = False) -
 
 
 def places(tree: dict, path: str, before: str = "") -> Iterator[tuple[str, object]]:
-    """What a config has at a path of ``TABLE``, with its full name."""
+    """The values of a config at a path of ``TABLE``, with their full names."""
     first, _, rest = path.partition(".")
     if not isinstance(tree, dict):
         return
@@ -263,7 +263,7 @@ def places(tree: dict, path: str, before: str = "") -> Iterator[tuple[str, objec
 
 
 def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse names that a section does not know."""
+    """Refuse unknown names in a section."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -273,7 +273,7 @@ def check_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
 
 
 def check_training(tree: dict) -> None:
-    """What training builds besides model and data."""
+    """Check what training builds besides model and data."""
     for name in ("runner", "optimizer", "optimizer_config", "workflow", "log_level"):
         if name not in tree and not (name == "runner" and "total_epochs" in tree):
             raise UserError(f"{name} is missing: a training needs it")
@@ -310,7 +310,7 @@ def check_training(tree: dict) -> None:
 
 
 def check_runner(tree: dict) -> None:
-    """The runner's type and length, of which there is one."""
+    """Check the type of the runner, and its length, which must be given once."""
     if "runner" not in tree:
         return
     runner = dict(tree["runner"])
@@ -319,31 +319,31 @@ def check_runner(tree: dict) -> None:
     check_type("runner.type", kind, lengths)
     check_names("runner", runner, ("type", *lengths.values()))
     if [name for name, value in runner.items() if value is not None] != [lengths[kind]]:
-        raise UserError(f"runner: {kind} needs {lengths[kind]}, and nothing else counts its length")
+        raise UserError(f"runner: {kind} needs {lengths[kind]} and no other length")
     if tree.get("total_epochs", runner.get("max_epochs")) != runner.get("max_epochs"):
         raise UserError("total_epochs is the old name of runner.max_epochs: give one of them")
 
 
 def check_policy(where: str, settings: dict, end: str) -> None:
-    """A schedule: its ``policy`` is the beginning of a hook's name."""
+    """Check a schedule: its ``policy`` is the beginning of a hook's name."""
     if "type" in settings:
         return check_class(where, settings, HOOKS)
     known = [name.removesuffix(end) for name in HOOKS.module_dict if name.endswith(end)]
     policy = settings.pop("policy", None)
-    # mmcv's way to read it
+    # as mmcv reads it
     name = policy.title() if isinstance(policy, str) and policy == policy.lower() else policy
     check_type(f"{where}.policy", name, known)
     check_arguments(where, HOOKS.get(name + end), settings)
 
 
 def check_dataset(where: str, dataset: object) -> None:
-    """A data set with its pipeline, through wrappers and lists of them."""
+    """Check a data set with its pipeline, also inside wrappers and lists."""
     if isinstance(dataset, (list, tuple)) and dataset:
         for place, item in enumerate(dataset):
             check_dataset(f"{where}.{place}", item)
         return
     SETTINGS.check(where, dataset)
-    of_evaluation = where.startswith(("data.val", "data.test"))  # whose loader takes it from here
+    of_evaluation = where.startswith(("data.val", "data.test"))  # the loader reads it from here
     settings = {k: v for k, v in dataset.items() if not (of_evaluation and k == "samples_per_gpu")}
     for name, kind in PATHS.items():
         if name in settings:
@@ -357,7 +357,7 @@ def check_dataset(where: str, dataset: object) -> None:
 
 
 def check_pipeline(where: str, pipeline: object) -> None:
-    """Transforms, and those within them."""
+    """Check transforms, and transforms inside of them."""
     DICTS.check(where, list(pipeline) if isinstance(pipeline, tuple) else pipeline)
     if not pipeline:
         raise UserError(f"{where}: it has no transforms")
@@ -369,7 +369,7 @@ def check_pipeline(where: str, pipeline: object) -> None:
 
 
 def check_models(where: str, settings: object) -> None:
-    """The parts of a detector, as far as they are registered as such."""
+    """Check the parts of a detector that are registered as such."""
     items = settings.items() if isinstance(settings, dict) else enumerate(settings)
     for key, part in items:
         if isinstance(part, dict):
@@ -382,7 +382,7 @@ def check_models(where: str, settings: object) -> None:
 
 
 def check_type(where: str, name: object, known: Iterable[str]) -> None:
-    """Refuse a name that nothing is registered under."""
+    """Refuse a type that is not registered."""
     known = sorted(known)
     if name not in known:
         few = f" (known: {', '.join(known)})" if len(known) < 20 else ""
@@ -391,7 +391,7 @@ def check_type(where: str, name: object, known: Iterable[str]) -> None:
 
 
 def check_class(where: str, settings: object, registry: Registry) -> None:
-    """Refuse a type that is not registered, and what its constructor would refuse."""
+    """Refuse a type that is not registered, and arguments that its constructor would refuse."""
     SETTINGS.check(where, settings)
     name = settings.get("type")
     kind = name if inspect.isclass(name) else isinstance(name, str) and registry.get(name)
@@ -401,13 +401,13 @@ def check_class(where: str, settings: object, registry: Registry) -> None:
 
 
 def _names(registry: Registry) -> set[str]:
-    """All names of a registry, those of its parent included (Conv2d of mmcv's models, ...)."""
+    """All names of a registry and of its parents (such as Conv2d of mmcv's models)."""
     parent = _names(registry.parent) if registry.parent else set()
     return parent | set(registry.module_dict)
 
 
 def check_arguments(where: str, kind: type, settings: dict) -> None:
-    """Refuse names that a constructor does not take, and plain values of a wrong kind."""
+    """Refuse arguments that a constructor does not have, and simple values of a wrong type."""
     known = arguments(kind) if inspect.isclass(kind) else None
     if known is None:
         return
@@ -424,9 +424,9 @@ def check_arguments(where: str, kind: type, settings: dict) -> None:
 
 
 def arguments(kind: type) -> dict[str, inspect.Parameter] | None:
-    """What can be given to a class, by name; ``None``: whatever one likes.
+    """The arguments of a class, by name; ``None`` if it accepts any.
 
-    A constructor's ``**kwargs`` are those of the next class where it passes them on to it.
+    If a constructor passes its ``**kwargs`` on, they are the arguments of the next class.
     """
     found: dict[str, inspect.Parameter] = {}
     owners = [owner for owner in kind.__mro__[:-1] if "__init__" in vars(owner)]
@@ -445,7 +445,7 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
 
 def _passes_on(owner: type, rest: str) -> bool:
-    """Whether a constructor gives its ``**rest`` to that of the next class."""
+    """Whether a constructor passes its ``**rest`` to that of the next class."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(owner.__init__)))
     except (OSError, TypeError, SyntaxError):

@@ -1,8 +1,8 @@
-"""One training at a time in a work dir, on whatever machine.
+"""Allow one training at a time in a work dir, on any machine.
 
-The training's rank 0 holds a lock of the file system on ``WORK_DIR/.lock``, which the kernel takes
-back however the process ends. Some file systems of several machines do not pass locks on, so the
-file also says who holds it and counts: a count that moves is a training that lives.
+Rank 0 of the training holds a file lock on ``WORK_DIR/.lock``, which the kernel releases however
+the process ends. Some shared file systems do not share locks between machines. So the file also
+names the holder and has a counter: while the counter increases, the training is alive.
 """
 
 import errno
@@ -20,16 +20,16 @@ from pathlib import Path
 from models_mm.errors import UserError
 
 NAME = ".lock"
-BEAT = 2.0  # seconds between two counts
-WATCH = 7.0  # seconds in which the count of a training that lives has moved
-WAIT = 15.0  # seconds in which a job that was killed or told to end is gone
-SIZE = 512  # bytes written: always as many, so that nothing of an older text stays
+BEAT = 2.0  # seconds between two increments of the counter
+WATCH = 7.0  # seconds in which the counter of a live training has increased
+WAIT = 15.0  # seconds in which a job that was killed or asked to end has ended
+SIZE = 512  # bytes written: a fixed number, so that no older text remains
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def held(folder: str | os.PathLike):
-    """Hold a work dir as long as the block runs.
+    """Lock a work dir while the block runs.
 
     Raises:
         UserError: another training runs there.
@@ -47,7 +47,7 @@ def held(folder: str | os.PathLike):
             yield
         finally:
             ended.set()
-            beating.join()  # before the descriptor can become another file's
+            beating.join()  # before the descriptor can be reused for another file
             with suppress(OSError):
                 os.ftruncate(file, 0)
     finally:
@@ -55,7 +55,7 @@ def held(folder: str | os.PathLike):
 
 
 def _open(path: Path) -> int:
-    # neither through a link nor into a file that has a second name
+    # neither through a symbolic link nor into a file with a second hard link
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         file = os.open(path, flags, 0o666)
@@ -88,9 +88,9 @@ def _acquire(file: int, path: Path) -> None:
 
 
 def _lock(file: int) -> bool | None:
-    """Whether the lock is ours now; None where there are no locks.
+    """Try to lock; returns whether we have the lock now, or None if the file system has no locks.
 
-    POSIX's kind: processes that are forked, such as data workers, do not hold it too.
+    It is a POSIX lock, because forked processes such as data workers do not inherit those.
     """
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +109,7 @@ def _moves(path: Path, before: bytes) -> bool:
         time.sleep(0.2)
         now = _read(path)
         if now != before:
-            return bool(now)  # it is emptied when a training ends
+            return bool(now)  # the file is emptied when a training ends
     return False
 
 
@@ -117,7 +117,7 @@ def _beat(file: int, about: dict, ended: threading.Event) -> None:
     count = 0
     while not ended.wait(BEAT):
         count += 1
-        with suppress(OSError):  # the training itself will notice and say what is wrong
+        with suppress(OSError):  # the training itself will notice and report the error
             _write(file, about, count)
 
 
@@ -131,7 +131,7 @@ def _about() -> dict:
 
 
 def _machine() -> str:
-    """This machine since its start: host names need not differ."""
+    """An identity of this machine since its boot, because host names may be equal."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -141,12 +141,12 @@ def _machine() -> str:
 def _write(file: int, about: dict, count: int) -> None:
     text = json.dumps({**about, "count": count}).encode()
     os.pwrite(file, text.ljust(SIZE)[:SIZE], 0)
-    os.fsync(file)  # other machines see what has arrived
+    os.fsync(file)  # other machines see it only after it has been synced
 
 
 def _read(path: Path) -> bytes:
-    """What the file says; only before it is locked, since closing it gives up the lock."""
-    # opened anew each time, which is when NFS asks its server
+    """Read the file. Call this only before locking, because closing the file releases the lock."""
+    # opened each time, because NFS asks its server only then
     with open(path, "rb") as file:
         return file.read(SIZE)
 

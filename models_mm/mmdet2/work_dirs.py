@@ -1,4 +1,4 @@
-"""The folder of a training: made, held by one training, free of what other runs have written."""
+"""The work dir of a training: create it, lock it, and move the checkpoints of other runs away."""
 
 import os
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from models_mm.mmdet2 import work_dir_lock
 
 
 def make(folder: str) -> None:
-    """Make a work dir, if it does not exist.
+    """Create a work dir if it does not exist.
 
     Raises:
-        UserError: it cannot be made, or is something else.
+        UserError: it cannot be created, or is not a folder.
     """
     try:
         os.makedirs(folder, exist_ok=True)
@@ -29,12 +29,12 @@ def make(folder: str) -> None:
 
 @contextmanager
 def held(folder: str):
-    """Train in a work dir: alone, and with what goes wrong with its files in one line.
+    """Lock a work dir for a training, and report errors of its files in one line.
 
-    Every rank calls it; rank 0 holds the folder.
+    Every rank calls it; rank 0 has the lock.
 
     Raises:
-        UserError: another training runs there; a file or the folder cannot be written.
+        UserError: another training runs there, or a file or the folder cannot be written.
     """
     with explained(folder):
         if get_dist_info()[0] != 0:
@@ -52,10 +52,10 @@ def held(folder: str):
 
 @contextmanager
 def explained(folder: str):
-    """Name the file and the reason when something in a work dir cannot be written.
+    """Name the file and the reason if something in a work dir cannot be written.
 
     Raises:
-        UserError: instead of an OSError about the folder or what is in it.
+        UserError: replaces an OSError about the folder or its files.
     """
     try:
         yield
@@ -69,7 +69,7 @@ def explained(folder: str):
                 "the training ran"
             ) from error
         raise UserError(
-            f"{path} cannot be written ({_reason(error)}); all that was written before is as it was"
+            f"{path} cannot be written ({_reason(error)}); older files are unchanged"
         ) from error
 
 
@@ -83,14 +83,14 @@ def _inside(path: str | os.PathLike, folder: str) -> bool:
 
 
 def settle_run(cfg: Config, before: dict, logger) -> dict:
-    """Whose checkpoints a training writes, alike on every rank; moves those of others aside.
+    """Decide to which run the checkpoints of a training belong; move those of others away.
 
     Args:
-        cfg: the config; ``resume_from`` settled.
-        before: the ``meta`` of that checkpoint; empty if it cannot be known.
+        cfg: the config, with the final ``resume_from``.
+        before: the ``meta`` of that checkpoint; empty if it is unknown.
 
     Returns:
-        ``run`` and ``written`` for the ``meta`` of this training's checkpoints.
+        ``run`` and ``written`` for the ``meta`` of this training's checkpoints, equal on all ranks.
     """
     source, run, age = cfg.get("resume_from"), None, (0, 0)
     here = source and Path(source).absolute().parent == Path(cfg.work_dir).absolute()

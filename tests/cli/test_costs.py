@@ -18,6 +18,7 @@ from ..direct import biformer, dfvt, kernelwarehouse, mpvit
 SIZE = (800, 1280)
 DIRECT = {"dfvt": dfvt, "mpvit": mpvit}
 BY_BACKBONE = [entry for entry in catalogue() if "Backbone FLOPs (G)" in entry.metadata]
+PARAMETERS_ONLY = [entry for entry in catalogue() if entry not in BY_BACKBONE]
 BY_DETECTOR = [entry for entry in catalogue() if "FLOPs (G)" in entry.metadata]
 
 
@@ -57,6 +58,12 @@ def test_costs_of_the_backbone(entry):
     # RecNeXt-A has no direct form: its attention takes a little less than the equations
     tolerance = 0.01 if entry.metadata["Backbone"].startswith("RecNeXt-A") else 0.002
     assert flops == pytest.approx(entry.metadata["Backbone FLOPs (G)"], rel=tolerance)
+
+
+@pytest.mark.parametrize("entry", PARAMETERS_ONLY, ids=lambda entry: entry.name)
+def test_parameters_of_the_backbone(entry):
+    backbone = built(entry, lambda cfg: build_backbone(cfg.backbone), out_indices=(0, 1, 2, 3))
+    assert round(parameters(backbone), 2) == entry.metadata["Backbone Parameters (M)"]
 
 
 def detector_flops(detector) -> tuple[float, float]:

@@ -340,11 +340,11 @@ def test_initial_cells_have_the_variance_of_their_layer():
         assert own.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
 
 
-# --- a network of one's own, as in the README
+# --- a network of one's own, as in docs/core.md
 
 
 class Small(nn.Module):
-    """The README's ten lines."""
+    """The ten lines of docs/core.md."""
 
     def __init__(self):
         super().__init__()
