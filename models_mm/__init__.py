@@ -16,6 +16,7 @@ API = {
     "create_backbone": "models_mm.catalogue",
     "list_backbones": "models_mm.catalogue",
     "list_configs": "models_mm.catalogue",
+    "load_pretrained": "models_mm.checkpoints",
     "get_config": "models_mm.mmdet2.configs",
     "Detector": "models_mm.mmdet2.inference",
 }

@@ -3,6 +3,7 @@
 A family's file builds the layers; this file holds the duties a detector expects of any of them.
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TypeVar
@@ -72,8 +73,6 @@ class Backbone(nn.Module):
         strides: total strides of the returned maps, likewise.
         fused: whether :meth:`fuse` has been called.
         published: the family's published checkpoints.
-        initialize: reads what an ``init_cfg`` names into a backbone. ``models_mm.checkpoints`` sets
-            it, and a host framework that knows more kinds of ``init_cfg`` sets its own.
 
     Raises:
         ValueError: ``out_indices`` or ``frozen_stages`` name stages that do not exist;
@@ -81,7 +80,6 @@ class Backbone(nn.Module):
     """
 
     published: PublishedFiles = OTHER_FILES
-    initialize: Callable[[nn.Module, dict], None] | None = None
 
     def __init__(
         self,
@@ -159,13 +157,22 @@ class Backbone(nn.Module):
 
         Raises:
             CheckpointError: the file cannot be read, or is of another model.
-            RuntimeError: nothing that can read files has been imported.
+            ValueError: a type of ``init_cfg`` that needs a host framework.
         """
-        if not self.init_cfg:
-            return
-        if self.initialize is None:
-            raise RuntimeError("import models_mm.checkpoints first, which reads checkpoint files")
-        self.initialize(self, self.init_cfg)
+        if self.init_cfg:
+            self.initialize(self, self.init_cfg)
+
+    @staticmethod
+    def initialize(backbone: nn.Module, init_cfg: dict) -> None:
+        """Read what an ``init_cfg`` names; a host framework that knows more types replaces this."""
+        settings = dict(init_cfg)
+        kind = settings.pop("type", None)
+        if kind != "Pretrained":
+            raise ValueError(f"init_cfg: type Pretrained is known here, {kind!r} needs mmcv")
+        # by the public function of the package, which is above this room: reading files is not
+        # what a backbone knows
+        load_pretrained = importlib.import_module("models_mm").load_pretrained
+        load_pretrained(backbone, settings.pop("checkpoint"), **settings)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set training mode, except for frozen parts and (``norm_eval``) batch norms.

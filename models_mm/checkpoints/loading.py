@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from models_mm.backbones import OTHER_FILES, Backbone, PublishedFiles
+from models_mm.backbones import OTHER_FILES, PublishedFiles
 from models_mm.checkpoints.fetch import read_url
 from models_mm.checkpoints.files import is_url, read_checkpoint
 from models_mm.checkpoints.published import files_of
-from models_mm.errors import CheckpointError, UserError
+from models_mm.errors import CheckpointError
 
 # Predictors of mmdet's heads, with one or four rows per class.
 CLASS_DEPENDENT = re.compile(
@@ -270,20 +270,3 @@ def _named(lead: str, keys: list[str]) -> str:
         return ""
     more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
     return f"{lead} {', '.join(keys[:SHOWN])}{more}"
-
-
-def initialize(backbone: nn.Module, init_cfg: dict) -> None:
-    """Load what an ``init_cfg`` names, for ``Backbone.init_weights`` without a host framework.
-
-    Raises:
-        UserError: the type is not ``Pretrained``.
-        CheckpointError: as :func:`load_pretrained`.
-    """
-    settings = dict(init_cfg)
-    kind = settings.pop("type", None)
-    if kind != "Pretrained":
-        raise UserError(f"init_cfg: type Pretrained is known here, {kind!r} needs mmcv")
-    load_pretrained(backbone, settings.pop("checkpoint"), **settings)
-
-
-Backbone.initialize = staticmethod(initialize)

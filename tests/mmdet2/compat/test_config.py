@@ -9,7 +9,7 @@ from mmcv import Config
 
 from models_mm.mmdet2.compat import config
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 NAME = "recnext/mask_rcnn_recnext_m3_fpn_1x_coco.py"
 
 

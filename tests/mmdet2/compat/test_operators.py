@@ -398,4 +398,4 @@ def test_compiled_operators_are_preferred_and_must_load(tmp_path):
     assert none == "torchvision True"
     assert some == "mmcv-full True"
     assert broken.startswith("mmcv-full's compiled operators do not load with torch")
-    assert "rebuild them with `make mmcv-full`, or go without" in broken
+    assert "rebuild them with `models_mm setup --mmcv-full`, or go without" in broken
