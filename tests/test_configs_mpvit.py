@@ -159,6 +159,7 @@ def test_everything_decays_once():
     assert len(norms) == 29
 
 
+@pytest.mark.slow
 def test_training_by_iterations_goes_on_where_it_stopped(run_tool, coco_data, tmp_path):
     def train(iterations, folder):
         done = run_tool(

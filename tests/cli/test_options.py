@@ -31,6 +31,7 @@ def test_help(run_tool, tool, tmp_path):
     assert "usage:" in done.stdout and len(done.stdout.splitlines()) > 4
 
 
+@pytest.mark.slow
 def test_benchmark_measures_side_by_side(run_tool, tmp_path):
     out = tmp_path / "figures.json"
     done = run_tool(

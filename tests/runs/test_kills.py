@@ -18,6 +18,7 @@ from .conftest import ROOT, TINY, checkpoint, differences, options
 JOB = Path(__file__).with_name("kills_job.py")
 
 
+@pytest.mark.slow
 def test_kills_leave_no_trace(demo_data, run_tool, tmp_path):
     """Two processes with data workers; tests/soak/kills.py does more of it, and of other kinds."""
     more = options(demo_data, "checkpoint_config.iterations=1", "runner.max_epochs=10")

@@ -30,8 +30,8 @@ def uninterrupted(demo_data, run_tool, tmp_path_factory) -> Path:
     ("number", "whom"),
     [
         (signal.SIGTERM, "the launcher"),
-        (signal.SIGUSR1, "the launcher"),
-        (signal.SIGUSR1, "rank 1"),
+        pytest.param(signal.SIGUSR1, "the launcher", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, "rank 1", marks=pytest.mark.slow),
     ],
 )
 def test_a_job_ends_with_a_checkpoint(

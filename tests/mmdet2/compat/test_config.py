@@ -59,6 +59,7 @@ def test_apply_twice():
     assert mmcv.utils.config.FormatCode is formatter
 
 
+@pytest.mark.slow
 def test_grammar_that_another_process_is_writing(run_tool, tmp_path):
     """yapf's cache as it is for a moment after an installation, in a process of its own."""
     environment = dict(XDG_CACHE_HOME=str(tmp_path))
