@@ -143,14 +143,18 @@ def build_data(cfg: dict, split: str, default_args: dict | None = None):
             f"is among the classes of the config ({', '.join(map(str, dataset.CLASSES[:3]))}, ...)"
         )
     if split == "train":
-        check_classes(dataset)
+        check_classes(dataset, files)
     return dataset
 
 
-def check_classes(dataset) -> None:
+def check_classes(dataset, files: str) -> None:
     """Refuse ``classes=`` of training data with a name that no annotation file has.
 
     The classes of a data set's type (COCO's 80), when the config names none, may lack some.
+
+    Args:
+        dataset: mmdet's, or a wrapper.
+        files: what messages call its annotations.
 
     Raises:
         UserError: there is such a name; says which ones are similar.
@@ -166,7 +170,7 @@ def check_classes(dataset) -> None:
         similar = difflib.get_close_matches(missing[0], known, n=1, cutoff=0.4)
         hint = f"did you mean {similar[0]!r}?" if similar else f"it has {', '.join(sorted(known))}"
         raise UserError(
-            f"data.train: its annotations have no category of the name "
+            f"data.train ({files}): its annotations have no category of the name "
             f"{', '.join(map(repr, missing[:5]))}, which classes= of the config names; {hint}"
         )
 

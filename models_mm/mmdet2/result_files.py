@@ -32,6 +32,7 @@ def load_results(file: str, dataset) -> list:
         results = read_pickle(Path(file))
     except Exception as error:  # a damaged pickle can raise errors of any type
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
         raise UserError(f"{file} is not what tools/test.py --out writes ({reason})") from error
     try:
         check_results(results, len(dataset), len(dataset.CLASSES))

@@ -161,18 +161,18 @@ def start_loaders(cfg: Config, validate: bool) -> tuple[list[Loader], Loader | N
     datasets = {"data.train": build_data(cfg.data.train, "train")}
     if len(cfg.get("workflow", ())) == 2:
         datasets["data.val as the workflow's"] = validation_with_training_pipeline(cfg)
+    of_val = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("val_dataloader", {})}
+    if validate:
+        if of_val["samples_per_gpu"] > 1:
+            cfg.data.val.pipeline = replace_ImageToTensor(cfg.data.val.pipeline)
+        validation = build_data(cfg.data.val, "val", dict(test_mode=True))
+        check_image_files(validation)  # not after hours of training
+    # all data first: nothing checks yet that a data worker which has started is alive
     settings = {"samples_per_gpu": IMAGES, "workers_per_gpu": 2, **cfg.data.train_dataloader}
     loaders = [
         Loader(name, SeededSamples(data), settings, limit) for name, data in datasets.items()
     ]
-    if not validate:
-        return loaders, None
-    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("val_dataloader", {})}
-    if settings["samples_per_gpu"] > 1:
-        cfg.data.val.pipeline = replace_ImageToTensor(cfg.data.val.pipeline)
-    dataset = build_data(cfg.data.val, "val", dict(test_mode=True))
-    check_image_files(dataset)  # not after hours of training
-    return loaders, Loader("data.val", dataset, settings, limit)
+    return loaders, Loader("data.val", validation, of_val, limit) if validate else None
 
 
 def validation_with_training_pipeline(cfg: Config) -> Dataset:
