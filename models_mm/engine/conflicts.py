@@ -1,7 +1,7 @@
 """Settings that contradict each other, or that this kind of run would ignore.
 
-Each is refused in one line, or named in one if it changes nothing that a user would notice. What a
-single setting may be is :mod:`models_mm.engine.settings`'.
+Each is refused in one line, or named in one if it changes nothing that a user would notice. The
+values that one setting may have stand in :mod:`models_mm.engine.settings`.
 """
 
 from collections.abc import Iterable, Iterator

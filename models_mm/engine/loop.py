@@ -37,7 +37,7 @@ from models_mm.engine.runners import EpochRunner, IterRunner, build_runner
 from models_mm.engine.setup import build_data, built
 from models_mm.errors import UserError
 
-IMAGES = 2  # of a batch, where the config does not say
+IMAGES = 2  # in a batch, where the config does not say
 
 
 def train_detector(

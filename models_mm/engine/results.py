@@ -17,7 +17,7 @@ from models_mm.checkpoints.disk import replacing
 from models_mm.checkpoints.pickles import read_pickle
 from models_mm.datasets.results import check_results
 from models_mm.engine import ranks, watchdog
-from models_mm.errors import UserError
+from models_mm.errors import UserError, printable
 
 
 def encoded(result):
@@ -57,8 +57,9 @@ def load_results(file: str, dataset) -> list:
         results = read_pickle(Path(file))
     except Exception as error:  # a damaged pickle can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
-        raise UserError(f"{file} is not what tools/test.py --out writes ({reason})") from error
+        raise UserError(
+            f"{file} is not what tools/test.py --out writes ({printable(reason)})"
+        ) from error
     try:
         check_results(results, len(dataset), len(dataset.CLASSES))
     except UserError as error:
