@@ -18,6 +18,11 @@ class Preempted(Exception):
     """The run was asked to end, and has written all that it needs to go on."""
 
 
+def printable(text: str) -> str:
+    """A file's text as a message may show it: no letter that would steer a terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def did_you_mean(name: object, known: Iterable[str], before: str = "") -> str:
     """The end of a message about a name that is not among the known ones: the nearest of them."""
     similar = difflib.get_close_matches(str(name), [str(other) for other in known], n=1)

@@ -24,7 +24,7 @@ from models_mm.checkpoints.pickles import (
     read_pickle,
 )
 from models_mm.checkpoints.published import source_of, url_of
-from models_mm.errors import CheckpointError, no_room
+from models_mm.errors import CheckpointError, no_room, printable
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -134,8 +134,7 @@ def _explanation(path: Path, error: BaseException) -> str:
     """Why a file cannot be read, and what to do."""
     if isinstance(error, OSError):
         return f"{path} cannot be read: {error.strerror or error}"
-    reason = str(error).strip().partition("\n")[0][:200]
-    reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
+    reason = printable(str(error).strip().partition("\n")[0][:200])
     if isinstance(error, ForeignName):
         name = reason.removeprefix("it names ")[:80]
         return f"{path} holds a tensor or array of a kind that is not read here ({name})"

@@ -4,6 +4,8 @@ import pickle
 from collections.abc import Callable
 from typing import NoReturn
 
+from models_mm.errors import printable
+
 # Memory in bytes of an object that a pickle makes with one or two bytes.
 TUPLE, LIST, DICT, SET, OBJECT = 64, 80, 88, 232, 320
 
@@ -24,7 +26,7 @@ class Foreign:
     __slots__ = ("name",)
 
     def __init__(self, name: str):
-        self.name = "".join(letter if letter.isprintable() else "?" for letter in name[:80])
+        self.name = printable(name[:80])
 
     def __repr__(self) -> str:
         return f"<{self.name}, not read>"

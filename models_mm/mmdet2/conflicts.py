@@ -143,7 +143,8 @@ def check_optimizer_hook(tree: dict) -> None:
     if half and "type" in settings:
         raise UserError(
             "optimizer_config.type and fp16 exclude each other: leave the type out "
-            "(optimizer_config.cumulative_iters works with fp16)"
+            "(optimizer_config.cumulative_iters works with fp16), or fp16 (Fp16OptimizerHook takes "
+            "loss_scale itself)"
         )
     if settings.get("detect_anomalous_params") and (
         half or settings.get("cumulative_iters", 1) > 1

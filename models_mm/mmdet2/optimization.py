@@ -132,18 +132,11 @@ def step_settings(cfg: Config) -> StepSettings | None:
     """How a config turns a loss into a step; None: ``optimizer_config.type`` is a hook that does.
 
     Raises:
-        UserError: both ``fp16`` and a hook of one's own, or settings that cannot be.
+        UserError: settings that cannot be.
     """
-    settings, half = dict(cfg.optimizer_config), cfg.get("fp16")
+    settings = dict(cfg.optimizer_config)
     if "type" in settings:
-        if half is not None:
-            raise UserError(
-                "fp16 and optimizer_config.type: give one of them; Fp16OptimizerHook as the type "
-                "takes loss_scale itself"
-            )
         return None
-    if settings.get("grad_clip") is not None and "max_norm" not in settings["grad_clip"]:
-        raise UserError("optimizer_config.grad_clip needs max_norm")
-    if half is not None:
-        settings["loss_scale"] = half.get("loss_scale", 512.0)
+    if cfg.get("fp16") is not None:
+        settings["loss_scale"] = cfg.fp16.get("loss_scale", 512.0)
     return built("optimizer_config", lambda: StepSettings(**settings))

@@ -7,7 +7,7 @@ import numpy as np
 
 from models_mm.checkpoints.disk import replacing
 from models_mm.checkpoints.pickles import read_pickle
-from models_mm.errors import UserError
+from models_mm.errors import UserError, printable
 from models_mm.evaluation.masks import check_mask
 from models_mm.evaluation.results import check_results, masks_of
 
@@ -32,8 +32,9 @@ def load_results(file: str, dataset) -> list:
         results = read_pickle(Path(file))
     except Exception as error:  # a damaged pickle can raise errors of any type
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        reason = "".join(letter if letter.isprintable() else "?" for letter in reason)
-        raise UserError(f"{file} is not what tools/test.py --out writes ({reason})") from error
+        raise UserError(
+            f"{file} is not what tools/test.py --out writes ({printable(reason)})"
+        ) from error
     try:
         check_results(results, len(dataset), len(dataset.CLASSES))
     except UserError as error:

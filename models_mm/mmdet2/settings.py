@@ -72,7 +72,7 @@ TABLE: dict[str, Kind] = {
     "compile": FLAG,
     "cudnn_benchmark": FLAG,
     "device": NAME,
-    "gpu_ids": Kind("a list of GPUs", lambda value: isinstance(value, (list, tuple, range))),
+    "gpu_ids": Kind("a list of GPU numbers", lambda value: isinstance(value, (list, tuple, range))),
     "find_unused_parameters": FLAG,
     "log_level": choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
     "mp_start_method": choice(*STARTS),

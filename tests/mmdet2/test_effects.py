@@ -568,7 +568,7 @@ REFUSED = {
     ),
     "auto_resume": ({"auto_resume": "no"}, "auto_resume must be True or False"),
     "cudnn_benchmark as a word": ({"cudnn_benchmark": "no"}, "cudnn_benchmark must be True or"),
-    "gpu_ids": ({"gpu_ids": 3}, "gpu_ids must be a list of GPUs, not 3"),
+    "gpu_ids": ({"gpu_ids": 3}, "gpu_ids must be a list of GPU numbers, not 3"),
 }
 
 SAID = {
