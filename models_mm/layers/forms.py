@@ -59,9 +59,9 @@ def two_depthwise_halves(x: Tensor) -> bool:
 def mlp_rows(x: Tensor, hidden: int) -> int | None:
     """Rows (N * H) of tokens (N, H, W, C) that an MLP processes at a time; None: all at once.
 
-    Without gradients, the hidden values of a few rows stay in the cache.
+    Without gradients, the hidden values of a few rows stay in the cache of a CPU's core.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() or x.device.type != "cpu":
         return None
     return max(CACHED_VALUES // (x.shape[2] * hidden), ONEDNN_IMAGES)
 
