@@ -3,7 +3,7 @@
 A rank needs its data workers, its launcher and the other ranks of its machine (other machines are
 watched by :mod:`models_mm.distributed.watchdog`). The main thread often notices such a loss itself
 and can say more about it; but it may also wait, for minutes, for something that will not come.
-Therefore a thread checks once per second.
+Therefore a thread checks twice per second.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-CHECK_SECONDS = 1.0  # between two checks
-GRACE_SECONDS = 4.0  # for the main thread, which may have a better message
+CHECK_SECONDS = 0.5  # between two checks
+GRACE_SECONDS = 3.0  # for the main thread, which may have a better message
 LAST_WORDS = 2.0  # seconds for what is printed at the end
 
 _nowhere = open(os.devnull, "w")  # noqa: SIM115 - stays open: at the end no file may be left to open
@@ -78,7 +78,7 @@ def require(name: str, is_gone: Callable[[], bool]) -> None:
 
     Args:
         name: what messages call it.
-        is_gone: called once per second, by another thread.
+        is_gone: called twice per second, by another thread.
     """
     _required[name] = is_gone
 
@@ -143,7 +143,7 @@ def time_limit(seconds: float, describe: Callable[[], str]):
 
 
 def _check() -> None:
-    """Check once per second; runs in a thread."""
+    """Check twice per second; runs in a thread."""
     while True:
         time.sleep(CHECK_SECONDS)
         missing = lost()

@@ -109,7 +109,7 @@ class Round:
         if self.launched:
             ranks = [p for top in tops for p in top.children() if rank_of(p) is not None]
             ranks.sort(key=rank_of)
-        workers = [worker for rank in ranks for worker in rank.children(recursive=True)]
+        workers = [worker for rank in ranks for worker in workers_of(rank)]
         named = {f"rank {i}": [rank] for i, rank in enumerate(ranks)}
         return {
             "all": [*tops, *ranks, *workers],
@@ -150,7 +150,8 @@ class Round:
             time.sleep(0.02)
         if not gone:
             left = [with_luck(process.cmdline) or [] for process in everybody()]
-            print(f"wrong: {len(left)} processes left after {GONE_WITHIN} s: {left}"[:600])
+            after = f"{GONE_WITHIN} s after the kill of {who}"
+            print(f"wrong: {len(left)} processes left {after}: {left}; {self.said()[-500:]}")
             end_everybody()
         elif 0 in self.codes.values():
             print(f"wrong: exit codes {list(self.codes.values())}")
@@ -179,6 +180,14 @@ def rank_of(process: psutil.Process) -> int | None:
     """The rank that a child of the launcher has; None for other children."""
     rank = (with_luck(process.environ) or {}).get("RANK")
     return None if rank is None else int(rank)
+
+
+def workers_of(rank: psutil.Process) -> list[psutil.Process]:
+    """The data workers of a rank, which were forked; not the commands that it runs when it starts,
+    such as those that ask for the versions of compilers."""
+    command = with_luck(rank.cmdline)
+    children = with_luck(lambda: rank.children(recursive=True)) or []
+    return [child for child in children if with_luck(child.cmdline) == command]
 
 
 def everybody() -> list[psutil.Process]:
