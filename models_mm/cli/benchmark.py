@@ -6,7 +6,8 @@
 
 A target is a config (the whole detector) or the registered name of a backbone. ``:fused`` folds its
 norms for inference, ``:compiled`` gives it to torch.compile. ``:direct`` is the plain form of its
-equations, which a checkout has in tests/direct/ for some families.
+equations, which a checkout has in tests/direct/ for some families. ``:plain`` is without the faster
+forms that models_mm/layers/forms.py has for the device, and ``:RULE`` without one of them.
 The candidates take turns, round after round, so that other work of the machine disturbs all of them
 alike. The ratio is the median over the rounds of (time of the first / time of this one): more than
 1 is faster.
@@ -33,7 +34,7 @@ MODES = ("infer", "train")
 def parse_args(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument("targets", nargs="+", help="config or backbone, [:fused|:direct|:compiled]")
+    parser.add_argument("targets", nargs="+", help="config or backbone, and variants")
     side, count = whole_option(1, 10_000), whole_option(1, 4096)
     parser.add_argument("--shape", type=side, nargs=2, default=(512, 512), metavar=("H", "W"))
     parser.add_argument("--batch", type=count, default=1)

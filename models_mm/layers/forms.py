@@ -4,6 +4,10 @@ Each operator has a plain form and, for some devices, a faster one that computes
 rule here needs a measurement that justifies it; docs/speed.md has them.
 """
 
+import functools
+from collections.abc import Callable
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -18,7 +22,43 @@ CACHED_VALUES = 2**20
 CPU_GATHER_BYTES = 2 * 2**20
 DEVICE_GATHER_BYTES = 128 * 2**20
 
+# The rules, and whether each is switched off.
+RULES: dict[str, bool] = {}
 
+
+def rule(plain: Callable):
+    """Register a function as a rule, with what it returns for the plain form."""
+
+    def register(function: Callable) -> Callable:
+        name = function.__name__
+        RULES[name] = False
+
+        @functools.wraps(function)
+        def choose(*args):
+            return plain(*args) if RULES[name] else function(*args)
+
+        return choose
+
+    return register
+
+
+@contextmanager
+def plain_form(*names: str):
+    """Use the plain form for the rules with these names, whatever the device: for measurements."""
+    before = dict(RULES)
+    RULES.update(dict.fromkeys(names, True))
+    try:
+        yield
+    finally:
+        RULES.update(before)
+
+
+def never(*_) -> bool:
+    """What a rule returns for the plain form if it tells whether to use the faster one."""
+    return False
+
+
+@rule(plain=lambda x: x)
 def fastest_layout(x: Tensor) -> Tensor:
     """Bring images (N, C, H, W) to the memory layout in which convolutional networks run fastest.
 
@@ -27,6 +67,7 @@ def fastest_layout(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
+@rule(plain=never)
 def linear_as_convolution(x: Tensor, weight: Tensor) -> bool:
     """Whether a linear layer of tokens (N, H, W, C) runs as a 1x1 convolution.
 
@@ -43,11 +84,13 @@ def linear_as_convolution(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+@rule(plain=never)
 def onednn_product(a: Tensor) -> bool:
     """Whether oneDNN computes a matrix product instead of the library behind ``torch.mm``."""
     return a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.enabled
 
 
+@rule(plain=never)
 def two_depthwise_halves(x: Tensor) -> bool:
     """Whether a depthwise convolution with two outputs per channel runs as two with one each.
 
@@ -56,6 +99,7 @@ def two_depthwise_halves(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
+@rule(plain=lambda x, hidden: None)
 def mlp_rows(x: Tensor, hidden: int) -> int | None:
     """Rows (N * H) of tokens (N, H, W, C) that an MLP processes at a time; None: all at once.
 

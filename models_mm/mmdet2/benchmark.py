@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models_mm.config_files import ROOT, is_config
 from models_mm.errors import UserError, did_you_mean
+from models_mm.layers.forms import RULES, plain_form
 from models_mm.mmdet2.building import built
 from models_mm.mmdet2.configs import load_config
 
@@ -45,8 +46,13 @@ class Candidate:
         torch.manual_seed(0)
         self.name = target
         name, *variants = target.split(":")
+        self.rules = [r for r in RULES if r in variants or "plain" in variants]
+        variants = [v for v in variants if v != "plain" and v not in RULES]
         if variants not in ([], ["fused"], ["direct"], ["compiled"]):
-            raise UserError(f"{target}: the variants of a target are :fused, :direct, :compiled")
+            raise UserError(
+                f"{target}: the variants of a target are :fused, :direct, :compiled, :plain and, "
+                f"for a single plain form, :{', :'.join(RULES)}"
+            )
         self.args, self.fused = args, variants == ["fused"]
         self.is_detector = is_config(name)
         build = self._build_direct if variants == ["direct"] else self._build
@@ -92,7 +98,7 @@ class Candidate:
     def infer(self) -> None:
         """One inference of the batch."""
         self.model.eval()
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast(), plain_form(*self.rules):
             if self.is_detector:
                 self.model.simple_test(self.image, self._metas(), rescale=False)
             else:
@@ -101,13 +107,14 @@ class Candidate:
     def train(self) -> None:
         """Forward, backward and nothing else: optimisers do not differ between candidates."""
         self.model.train()
-        with self._autocast():
-            if self.is_detector:
-                losses = self.model.forward_train(self.image, self._metas(), **self._truth())
-                loss, _ = self.model._parse_losses(losses)
-            else:
-                loss = sum(out.float().mean() for out in self.model(self.image))
-        loss.backward()
+        with plain_form(*self.rules):
+            with self._autocast():
+                if self.is_detector:
+                    losses = self.model.forward_train(self.image, self._metas(), **self._truth())
+                    loss, _ = self.model._parse_losses(losses)
+                else:
+                    loss = sum(out.float().mean() for out in self.model(self.image))
+            loss.backward()
         self.model.zero_grad(set_to_none=True)
 
     def _metas(self) -> list[dict]:
