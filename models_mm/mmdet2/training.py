@@ -95,7 +95,7 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
         mmdet_version=mmdet_version + get_git_hash()[:7],
         CLASSES=model.CLASSES,
         began_from=place_of(asked) or before.get("began_from"),
-        **work_dirs.settle_run(cfg, before, logger),
+        **work_dirs.settle_run(cfg, before),
     )
     watchdog.start(cfg)
     try:
