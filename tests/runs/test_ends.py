@@ -196,3 +196,28 @@ def test_data_workers_are_forked_before_threads_and_process_group(command, run_t
     assert done.stderr.count("Epoch(val)") == 4
     for rank in range(2):
         assert (tmp_path / f"forks_{rank}").read_text() == "False MainThread\n" * 4
+
+
+END = """
+import time
+
+import torch.distributed as dist
+
+from models_mm.distributed import liveness, watchdog
+
+dist.init_process_group("gloo")
+watchdog.start({})
+if dist.get_rank() == 0:  # the last to leave finds that all the others have left
+    release = liveness.release
+    liveness.release = lambda name: (time.sleep(1), release(name))
+watchdog.stop()
+dist.destroy_process_group()
+"""
+
+
+def test_a_job_that_ends_well_prints_no_stack(run_tool, tmp_path):
+    """As torch does where a rank still asks the store of rank 0, which has ended."""
+    (tmp_path / "end.py").write_text(END)
+    done = run_tool(ROOT / "tools/launch.py", "2", tmp_path / "end.py", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert "frame #" not in done.stderr
