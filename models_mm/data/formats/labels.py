@@ -215,7 +215,9 @@ def class_name(value: object) -> str:
     if isinstance(value, bool):
         raise ValueError(f"{value} is no name: YAML reads yes, no, on and off so; use quotes")
     name = str(value).strip() if isinstance(value, (str, int, float)) else ""
-    if not name or not name.isprintable():
+    if not name:
+        raise ValueError(f"there is no name in {shown(value) or 'an empty text'}")
+    if not name.isprintable():
         raise ValueError(f"{shown(value)} is no name of a class")
     return name
 

@@ -253,6 +253,8 @@ def pixel(box: ElementTree.Element, side: str) -> float:
         ValueError: it is missing or no number.
     """
     value = text(box.find(side))
+    if not value:
+        raise ValueError(f"bndbox: {side}: missing")
     try:
         number = float(value)
     except ValueError:
@@ -297,9 +299,10 @@ def parse_xml(content: str) -> LocatedElement:
     try:
         parser.Parse(content, True)
         root = builder.close()
-    except (expat.ExpatError, ValueError) as error:
-        line = getattr(error, "lineno", parser.CurrentLineNumber)
-        raise NotXml(line, error) from error
+    except expat.ExpatError as error:
+        raise NotXml(error.lineno, expat.ErrorString(error.code)) from error
+    except ValueError as error:
+        raise NotXml(parser.CurrentLineNumber, error) from error
     if root.tag != "annotation":
         raise NotXml(root.line, f"the element is {shown(root.tag)}, not annotation")
     return root

@@ -273,7 +273,7 @@ def read_object(words: list[str], size: tuple[int, int], names: list[str]) -> di
     points[::2] = [min(max(round(x, DIGITS), 0), size[0]) for x in points[::2]]
     points[1::2] = [min(max(round(y, DIGITS), 0), size[1]) for y in points[1::2]]
     if polygon_area(points) == 0:
-        raise ValueError("a polygon without area")
+        raise ValueError("a polygon without area: it needs three points that are not on a line")
     return labelled_object(name, bbox, [points])
 
 
