@@ -101,7 +101,7 @@ def _read(source: Path, images: Path | None) -> DataSet:
     if not source.exists():
         raise UserError(f"no such file or folder: {name}")
     if images is not None and not images.is_dir():
-        raise UserError(f"--images: no such folder: {named(images)}")
+        raise UserError(f"no such folder of images: {named(images)}")
     if source.is_dir():
         if images is not None:
             raise UserError(f"{name}: --images is for a JSON file, not for a folder")

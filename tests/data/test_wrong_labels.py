@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models_mm.data.sources import load_data, read_data
+from models_mm.data.summary import summary
 from models_mm.errors import UserError
 
 from .photos import (
     PHOTOS,
+    WRITERS,
     voc_xml,
     write,
     write_coco,
@@ -342,10 +346,60 @@ def test_images_of_another_set_are_refused_by_name(tmp_path):
         load_data(train, val=train)
     with pytest.raises(UserError, match="--images is for a JSON file, not for a folder"):
         load_data(train, images=train)
-    with pytest.raises(UserError, match="--images: no such folder: .*nowhere"):
+    with pytest.raises(UserError, match="no such folder of images: .*nowhere"):
         load_data(train, images=tmp_path / "nowhere")
     with pytest.raises(UserError, match="a.txt is of no known format: give a folder"):
         load_data(train / "labels/train/a.txt")
+
+
+ODD = [
+    b"",
+    b"\0",
+    b"\xff",
+    b"[",
+    b"{",
+    b"- ",
+    b": ",
+    b"!!",
+    b"*a",
+    b"&a ",
+    b"?",
+    b"9" * 5000,
+    b"-1",
+]
+ODD += [b"1e400", b"nan", b"null", b"true", b"<a>", b"</a>", b"&x;", b"<!--", b"]]>", b"../", b"/"]
+ODD += [b"\n", b"0x1F", b"2023-99-99", b"~", b"[]", b"{}", b"\xf0\x9f\x98\x80", b"\r", b"'", b'"']
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_no_label_file_crashes_the_reader(tmp_path, form):
+    """Any bytes at any place of any file: faults, or one UserError."""
+    WRITERS[form](tmp_path)
+    files = [
+        f for f in sorted(tmp_path.rglob("*")) if f.suffix in (".txt", ".xml", ".yaml", ".json")
+    ]
+
+    @settings(max_examples=150, deadline=None, database=None)
+    @given(st.data())
+    def never_raises(data):
+        file = data.draw(st.sampled_from(files))
+        original = content = file.read_bytes()
+        for _ in range(data.draw(st.integers(1, 3))):
+            start = data.draw(st.integers(0, len(content)))
+            end = start + data.draw(st.integers(0, 12))
+            odd = data.draw(st.sampled_from(ODD) | st.binary(max_size=4))
+            content = content[:start] + odd + content[end:]
+        try:
+            file.write_bytes(content)
+            found = read_data(tmp_path)
+            assert all(str(fault).isprintable() for fault in found.faults)
+            assert all(line.isprintable() for line in summary(found))
+        except UserError as error:
+            assert str(error).isprintable(), error
+        finally:
+            file.write_bytes(original)
+
+    never_raises()
 
 
 MEMORY = 2**20  # KiB that reading a small hostile file may take, with all imports

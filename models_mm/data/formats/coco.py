@@ -19,6 +19,7 @@ from models_mm.data.fields import (
     shown,
 )
 from models_mm.data.formats.labels import (
+    PART_FOLDERS,
     PARTS,
     DataSet,
     Fault,
@@ -132,12 +133,12 @@ def used_classes(contents: dict[str, dict]) -> tuple[tuple[str, ...], list[str]]
     """
     categories = [c for content in contents.values() for c in content["categories"]]
     names = {category["name"] for category in categories}
-    above = {str(c.get("supercategory")) for c in categories if c["name"] != c.get("supercategory")}
+    above = [c.get("supercategory") for c in categories if c["name"] != c.get("supercategory")]
     with_objects = set()
     for content in contents.values():
         ids = {annotation["category_id"] for annotation in content["annotations"]}
         with_objects |= {c["name"] for c in content["categories"] if c["id"] in ids}
-    left_out = (names & above) - with_objects
+    left_out = {name for name in above if isinstance(name, str)} & names - with_objects
     notes = [
         f"the category {name!r} has no objects and is the supercategory of others: it is no class"
         for name in sorted(left_out)
@@ -217,8 +218,8 @@ def annotation_files(folder: Path) -> dict[str, Path]:
         UserError: two files may be those of the same part.
     """
     found = {}
-    for name in sorted(os.listdir(folder)):
-        if (file := folder / name / ROBOFLOW).is_file() and (part := part_of(name)):
+    for name, part in PART_FOLDERS.items():
+        if (file := folder / name / ROBOFLOW).is_file():
             found[part] = file
     if found:
         return found
@@ -239,6 +240,6 @@ def annotation_files(folder: Path) -> dict[str, Path]:
 
 
 def part_of(name: str) -> str | None:
-    """The part that a file or folder is for, by its name."""
+    """The part that an annotation file is for, by its name."""
     name = name.lower()
     return next((part for part in PARTS if part in name), None)

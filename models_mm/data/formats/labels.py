@@ -30,6 +30,7 @@ from models_mm.errors import UserError
 
 OVERHANG = 1.0  # pixels; tools disagree whether the first pixel is 0 or 1, and they round
 PARTS = ("train", "val", "test")
+PART_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 EXIF_ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # orientations in which width and height change places
 

@@ -65,7 +65,13 @@ def read_yolo(file: Path, settings: dict) -> DataSet:
     everything: set[Path] = set()
     for part in PARTS:
         if settings.get(part):
-            images = find_images(file, root, part, settings[part], data.faults)
+            try:
+                images = find_images(file, root, part, settings[part], data.faults)
+            except UserError as error:
+                if part != "test":  # no training needs it, and many sets come without it
+                    raise
+                data.notes.append(f"{error}; test is left out")
+                continue
             data.parts[part] = read_part(file, part, images, names, keypoints, data)
             everything |= set(images)
     data.faults += labels_without_images(everything)
@@ -212,7 +218,7 @@ def read_part(
             data.faults.append(Fault(f"{named(file)}: {part}", str(error)))
             continue
         found.append(LabelledImage(image.relative_to(folder).as_posix(), *size, objects))
-    if unlabelled and len(unlabelled) == len(images):
+    if unlabelled and len(unlabelled) == len(images) and part != "test":
         reason = f"no image has labels; looked for {named(label_file(images[0]))}"
         data.faults.append(Fault(f"{named(file)}: {part}", reason))
     elif unlabelled:
