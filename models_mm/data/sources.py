@@ -128,11 +128,12 @@ def read_folder(folder: Path) -> DataSet:
     settings = load_yaml(yaml_file) if yaml_file else {}
     if is_description(settings):
         return read_description(yaml_file, settings)  # what it describes may lie beside it
-    annotations = annotation_files(folder)
+    voc = is_voc(folder)
+    annotations = annotation_files(folder, others=voc or yaml_file is not None)
     found = {
         f"{yaml_file.name if yaml_file else ''} (YOLO)": yaml_file is not None,
         f"{', '.join(file.name for file in annotations.values())} (COCO)": bool(annotations),
-        "XML files (VOC)": is_voc(folder),
+        "XML files (VOC)": voc,
     }
     formats = [form for form, there in found.items() if there]
     if len(formats) > 1:
@@ -155,8 +156,8 @@ def read_folder(folder: Path) -> DataSet:
 def find_yaml(folder: Path) -> Path | None:
     """The YAML file of a folder: ``data.yaml``, or the only one."""
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in YAML)
-    named = [file for file in files if file.stem == "data"]
-    return named[0] if named else files[0] if len(files) == 1 else None
+    usual = [file for file in files if file.stem == "data"]
+    return usual[0] if usual else files[0] if len(files) == 1 else None
 
 
 def load_yaml(file: Path) -> dict:

@@ -175,6 +175,16 @@ def test_yolo_without_the_images_of_the_test(tmp_path):
     assert boxes(load_data(tmp_path), "test") == {"t.jpg": []}
 
 
+def test_other_json_files_do_not_disturb(tmp_path):
+    for form in ("yolo", "voc"):
+        WRITERS[form](tmp_path / form)
+        write(tmp_path / form / "statistics.json", "{}")
+        assert load_data(tmp_path / form).format == form.upper()
+        write(tmp_path / form / "instances_all.json", "{}")
+        with pytest.raises(UserError, match="has several formats: .*instances_all.json"):
+            load_data(tmp_path / form)
+
+
 # --- Pascal VOC
 
 
@@ -237,7 +247,7 @@ def test_voc_difficult_objects_are_neither_trained_on_nor_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "place", ["train2017", "train", "images/train2017", "images/train", "images", ""]
+    "place", ["train2017", "train", "images/train2017", "images/train", "images", "data", ""]
 )
 def test_coco_images_are_found(tmp_path, place):
     write_coco(tmp_path / "data", val=())

@@ -140,7 +140,7 @@ def find_images(
         if not isinstance(entry, str) or "\0" in entry:
             raise UserError(f"{where}: {shown(entry)} is not a folder or a list of images")
         place = root / entry
-        if not place.exists() and entry.startswith("../"):  # as Roboflow writes them
+        if entry.startswith("../") and (root / entry[3:]).exists():  # as Roboflow writes them
             place = root / entry[3:]
         if place.is_dir():
             images.update(images_below(place))
