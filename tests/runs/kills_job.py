@@ -147,7 +147,9 @@ class Round:
 
     def kill(self, who: str) -> None:
         """Send SIGKILL, then see that nothing is left."""
-        for process in self.processes().get(who, []):
+        while not (victims := self.processes().get(who)) and not self.over():
+            time.sleep(0.02)  # the launcher has not started it yet
+        for process in victims or ():
             with_luck(process.kill)
         limit = time.monotonic() + GONE_WITHIN + 2  # a loaded machine takes its time
         while not (gone := self.over() and not everybody()) and time.monotonic() < limit:
