@@ -121,7 +121,10 @@ FAULTS = [
     pytest.param(1, "samples that do not collate", 1, r"error: TypeError.*object"),
     pytest.param(2, "a worker is killed in training", 1, KILLED),
     pytest.param(2, "a worker is killed in evaluation", 1, KILLED, marks=pytest.mark.slow),
-    pytest.param(2, "an error in a hook", 1, r"error on rank 1: RuntimeError: NCCL: no rank"),
+    pytest.param(
+        *(2, "an error in a hook", 1, r"error on rank 1: RuntimeError: NCCL: no rank"),
+        marks=pytest.mark.slow,
+    ),
     pytest.param(2, "a hook that exits", 3, r"rank 1 \(.*\) ended with 3", marks=pytest.mark.slow),
     pytest.param(
         *(2, "samples that do not collate", 1, r"error.*: TypeError.*object"),
@@ -175,6 +178,7 @@ def test_a_kill_from_outside(command, tmp_path, victim, reason):
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_come(command, start_tool, tmp_path):
     """Its data worker is stopped, as one whose file system hangs."""
     log = tmp_path / "log"
@@ -188,6 +192,7 @@ def test_a_batch_that_does_not_come(command, start_tool, tmp_path):
     over(tmp_path, time.time())
 
 
+@pytest.mark.slow
 def test_data_workers_are_forked_before_threads_and_process_group(command, run_tool, tmp_path):
     """Once, over epochs and evaluations: a fork beside a busy process group may hang."""
     more = ("data.workers_per_gpu=2", "data.val_dataloader.workers_per_gpu=2")

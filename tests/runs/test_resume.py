@@ -95,6 +95,7 @@ def test_an_evaluation_before_the_run_is_not_one_in_its_middle(demo_data, uninte
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -117,6 +118,7 @@ def test_other_kinds_of_runs(demo_data, tmp_path, more):
     assert not differences(checkpoint(whole), checkpoint(parts))
 
 
+@pytest.mark.slow
 def test_runs_by_iterations_store_the_average(demo_data, tmp_path):
     """With the smallest of momenta it stays where the weights began, however they are trained."""
     found = []
