@@ -9,6 +9,8 @@ import importlib.util
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 
 # The packages of the host, and what to do after each has been imported.
@@ -31,6 +33,21 @@ def missing(package: str) -> str:
         f"this needs MMDetection, and {package} is not installed: "
         "`pip install 'models_mm[mmdet]'`, then `models_mm setup`"
     )
+
+
+@contextmanager
+def needed_by(name: str) -> Iterator[None]:
+    """Say what to do about a package of the host that is missing.
+
+    Raises:
+        ImportError: a package of the host is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not of_host(error):
+            raise
+        raise ImportError(f"{name}: {missing(error.name)}") from error
 
 
 def stand_by() -> None:

@@ -1,7 +1,8 @@
 """Choose the form of an operator by device, number format and mode: the only place that does so.
 
 Each operator has a plain form and, for some devices, a faster one that computes the same. Every
-rule here needs a measurement that justifies it; docs/speed.md has them.
+rule here needs a measurement that justifies it; docs/speed.md has them. ``torch.export`` gets the
+plain forms, which do not depend on a device.
 """
 
 import functools
@@ -35,7 +36,8 @@ def rule(plain: Callable):
 
         @functools.wraps(function)
         def choose(*args):
-            return plain(*args) if RULES[name] else function(*args)
+            plainly = RULES[name] or torch.compiler.is_exporting()
+            return plain(*args) if plainly else function(*args)
 
         return choose
 
@@ -55,6 +57,15 @@ def plain_form(*names: str):
 
 def never(*_) -> bool:
     """What a rule returns for the plain form if it tells whether to use the faster one."""
+    return False
+
+
+@rule(plain=lambda: True)
+def traceable() -> bool:
+    """Whether operators run in forms that can be traced once for all batches and image sizes.
+
+    These store more, and do not skip what no output needs.
+    """
     return False
 
 

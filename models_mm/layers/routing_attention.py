@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .forms import gather_bytes
+from .forms import gather_bytes, traceable
 
 
 def routing_attention(
@@ -49,6 +49,13 @@ def routing_attention(
         ValueError: the maps do not consist of complete windows, or ``topk`` exceeds their number.
     """
     height, width = k.shape[1:3]
+    if traceable():
+        size = height // grid, width // grid
+        q_win, k_win, v_win = (to_windows(x, size, heads) for x in (q, k, v))  # (N, P, h, M, d)
+        index = select_windows(q_win, k_win, topk, scale).flatten(0, 1)  # (R, topk)
+        keys, values = (_of_windows(x.flatten(0, 1), index) for x in (k_win, v_win))
+        out = F.scaled_dot_product_attention(q_win.flatten(0, 1), keys, values, scale=scale)
+        return from_windows(out, size, q.shape)
     if height % grid or width % grid or not 0 < topk <= grid * grid:
         raise ValueError(f"no {grid}x{grid} windows, {topk} at a time, in a map {height}x{width}")
     size = height // grid, width // grid
@@ -60,6 +67,11 @@ def routing_attention(
         q_win.flatten(0, 1), k_win.flatten(0, 1), v_win.flatten(0, 1), index.flatten(0, 1), scale
     )
     return from_windows(out, size, q.shape)
+
+
+def _of_windows(x: Tensor, index: Tensor) -> Tensor:
+    """Pixels (R, h, M, d) of the windows with these indices (R', topk) -> (R', h, L, d)."""
+    return x[index].transpose(1, 2).flatten(2, 3)
 
 
 def to_windows(x: Tensor, size: tuple[int, int], heads: int) -> Tensor:

@@ -44,6 +44,8 @@ class Detector:
         UserError: a file or the device does not exist, or the checkpoint is of another detector.
     """
 
+    decoder = staticmethod(mmcv.imfrombytes)
+
     def __init__(
         self,
         config: str | Path,

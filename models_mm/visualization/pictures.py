@@ -1,10 +1,10 @@
 """Boxes, masks and names are drawn into images; images are put together and written."""
 
+import colorsys
 from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib import colormaps
 
 from models_mm.errors import UserError
 from models_mm.outputs import Outputs
@@ -62,8 +62,8 @@ def draw(
     """
     if not len(boxes):
         return image
-    hues = colormaps["hsv"](np.linspace(0, 1, len(classes), endpoint=False))
-    colors = [tuple(int(255 * c) for c in hues[label][2::-1]) for label in labels]  # BGR
+    hues = [colorsys.hsv_to_rgb(label / len(classes), 1, 1) for label in labels]
+    colors = [tuple(int(255 * c) for c in hue[::-1]) for hue in hues]  # BGR
     picture = np.array(image, order="C")
     if masks is not None and len(masks):
         picture = blend_masks(picture, masks, colors)

@@ -1,37 +1,40 @@
 """Predicting for images, folders and videos: pictures, and one file in COCO's format."""
 
 import argparse
+import itertools
 import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-import mmcv
-
 from models_mm.data.inputs import batches, find_inputs, frame_count, frames, read_images
+from models_mm.detector import Detector
 from models_mm.errors import UserError
-from models_mm.mmdet2.inference import Detector
 from models_mm.outputs import Outputs
 from models_mm.visualization.detections import CocoPredictions
 from models_mm.visualization.videos import video_writer
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Predict as the options of tools/predict.py say.
+    """Predict as the options of :mod:`models_mm.cli.predict` say.
 
     Raises:
         UserError: there is nothing to read. Images that cannot be read are named in an error after
             all other images are done.
     """
     files, videos = find_inputs(args.inputs)
-    detector = Detector(args.config, args.checkpoint, args.device, args.score_thr, args.cfg_options)
-    places = Outputs(args.out, [*files, *videos, args.config, args.checkpoint])
+    if args.model:
+        detector = Detector(args.model, score_thr=args.score_thr, providers=args.providers)
+    else:
+        detector = Detector(
+            args.config, args.checkpoint, args.device, args.score_thr, args.cfg_options
+        )
+    model = filter(None, [args.model, args.config, args.checkpoint])
+    places = Outputs(args.out, [*files, *videos, *model])
     file = places.path("predictions.json")
     predictions = CocoPredictions(detector.classes)
     unread: list[str] = []
-    bar = mmcv.ProgressBar(
-        len(files) + sum(frame_count(video) for video in videos), file=sys.stderr
-    )
+    total, done = len(files) + sum(frame_count(video) for video in videos), itertools.count(1)
 
     def detect(images):
         for batch in batches(images, args.batch):
@@ -39,9 +42,9 @@ def predict(args: argparse.Namespace) -> None:
             for name, found in zip(names, detector.batch(list(pixels)), strict=True):
                 predictions.add(str(name), found)
                 yield name, found
-                bar.update()
+                print(f"\r{next(done)} of {total}", end="", file=sys.stderr, flush=True)
 
-    for name, found in detect(read_images(files, unread, mmcv.imfrombytes)):
+    for name, found in detect(read_images(files, unread, detector.decoder)):
         if not args.no_pictures:
             found.draw(places.path(picture_name(name, files)))
     for video in videos:

@@ -1,0 +1,127 @@
+"""An exported detector, run by ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+
+from models_mm.data.images import regular_file
+from models_mm.deployment.description import Description, read_description
+from models_mm.deployment.masks import paste
+from models_mm.deployment.preprocessing import graph_inputs
+from models_mm.errors import UserError, did_you_mean
+
+# What --providers and --device call the providers of ONNX Runtime.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+}
+
+
+class ExportedModel:
+    """The file of an exported detector; several threads may use it at the same time.
+
+    Args:
+        file: the ONNX file.
+        providers: of :data:`PROVIDERS`, the first one that can run a part of the graph does
+            (default: a GPU if ONNX Runtime has one, else the CPU).
+        threads: of the CPU (default: all cores).
+
+    Attributes:
+        description: what the file says of itself.
+
+    Raises:
+        UserError: ONNX Runtime or the file is missing, the file is not of `models_mm export`, or
+            a provider is not there.
+    """
+
+    def __init__(
+        self, file: str | Path, providers: list[str] | None = None, threads: int | None = None
+    ):
+        file = str(file)
+        regular_file(file, "exported detector")
+        try:
+            import onnxruntime  # noqa: PLC0415  # only exported detectors need it
+        except ImportError as error:
+            raise UserError(
+                f"{file} needs ONNX Runtime, which is not installed: `pip install onnxruntime`"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        chosen = provider_names(providers, onnxruntime.get_available_providers())
+        try:
+            self.session = onnxruntime.InferenceSession(file, options, chosen)
+        except Exception as error:  # of several types that share no base
+            why = " ".join(str(error).split())[:200]
+            raise UserError(f"{file} cannot be run: {why}") from error
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.description: Description = read_description(metadata, file)
+        self.outputs = [output.name for output in self.session.get_outputs()]
+        expected = ["boxes", "scores", "labels", "masks", "count"]
+        if self.description.mask_thr is None:
+            expected.remove("masks")
+        if self.outputs != expected:
+            raise UserError(f"{file} has other outputs than {', '.join(expected)}: export it again")
+
+    def run(self, photos: list[np.ndarray]) -> dict[str, np.ndarray]:
+        """The outputs of the graph by their names.
+
+        Args:
+            photos: BGR (H, W, 3) of uint8.
+        """
+        values = self.session.run(None, graph_inputs(photos, self.description))
+        return dict(zip(self.outputs, values, strict=True))
+
+    def results(self, photos: list[np.ndarray], score_thr: float = 0.0) -> list:
+        """The objects in photos, in the form of :mod:`models_mm.evaluation.results`.
+
+        Args:
+            photos: BGR (H, W, 3) of uint8.
+            score_thr: the lowest score of an object.
+        """
+        outputs = self.run(photos)
+        return [self._result(outputs, i, photo, score_thr) for i, photo in enumerate(photos)]
+
+    def _result(self, outputs: dict, image: int, photo: np.ndarray, score_thr: float):
+        count = int(outputs["count"][image])
+        scores = outputs["scores"][image, :count]
+        kept = np.flatnonzero(scores >= score_thr)
+        labels, boxes = outputs["labels"][image][kept], outputs["boxes"][image][kept]
+        rows = np.concatenate([boxes, scores[kept, None]], 1).astype(np.float32)
+        classes = range(len(self.description.classes))
+        by_class = [rows[labels == label] for label in classes]
+        threshold = self.description.mask_thr
+        if threshold is None:
+            return by_class
+        masks: list[list[np.ndarray]] = [[] for _ in classes]
+        for label, box, mask in zip(labels, boxes, outputs["masks"][image][kept], strict=True):
+            masks[label].append(paste(mask, box, *photo.shape[:2], threshold))
+        return by_class, masks
+
+
+def provider_names(wanted: list[str] | None, there: list[str]) -> list[str]:
+    """The names that ONNX Runtime knows, for those of :data:`PROVIDERS`.
+
+    Args:
+        wanted: names; ``None`` chooses a GPU if there is one.
+        there: what this ONNX Runtime can use.
+
+    Raises:
+        UserError: there is no such provider.
+    """
+    if wanted is None:
+        return [PROVIDERS[name] for name in ("cuda", "cpu") if PROVIDERS[name] in there]
+    for name in wanted:
+        if name not in PROVIDERS:
+            hint = did_you_mean(name, PROVIDERS)
+            raise UserError(f"provider {name!r}: must be one of {', '.join(PROVIDERS)}{hint}")
+        if PROVIDERS[name] not in there:
+            able = ", ".join(known for known, full in PROVIDERS.items() if full in there)
+            raise UserError(
+                f"provider {name} is not part of the installed ONNX Runtime, which has {able} "
+                f"(docs/deploy.md names the packages)"
+            )
+    return [PROVIDERS[name] for name in wanted]

@@ -1,0 +1,231 @@
+"""Export a detector of MMDetection to one ONNX file, and compare both on photos."""
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models_mm.config_files import find_config
+from models_mm.deployment.description import KEY, Description
+from models_mm.deployment.exported import ExportedModel
+from models_mm.errors import UserError
+from models_mm.mmdet2.export_operators import onnx_forms
+from models_mm.mmdet2.inference import Detector
+from models_mm.mmdet2.parity import Tolerance, compare, photos_of, table
+from models_mm.mmdet2.plain_detector import PlainDetector
+from models_mm.outputs import refuse_input
+from models_mm.version import __version__
+
+PACKAGES = ("torch", "torchvision", "onnx", "onnxscript")
+# Transforms of the test pipeline that do nothing to a photo, and those that the graph does.
+IDLE = {"RandomFlip", "ImageToTensor", "DefaultFormatBundle", "Collect"}
+INPUTS = ("images", "image_sizes", "original_sizes")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export as the options of :mod:`models_mm.cli.export` say.
+
+    Raises:
+        UserError: a file, a package or the detector is not what it must be, or the exported file
+            does not find what the detector finds; then nothing is written.
+    """
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed: `pip install 'models_mm[export]'`")
+    out = Path(args.out)
+    if out.suffix != ".onnx":
+        raise UserError(f"--out {out}: the name must end with .onnx")
+    detector = Detector(args.config, args.checkpoint, "cpu", overrides=args.cfg_options)
+    refuse_input(out, [find_config(args.config), args.checkpoint])
+    shape = tuple(args.shape) if args.shape else None
+    rule = describe(detector, args.checkpoint, shape, args.max_det, args.precision)
+    model = plain_form(detector, rule)
+    photos = photos_of(args.verify) if args.verify is not None else []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem[:60]}-") as scratch:
+        made = Path(scratch) / out.name
+        write_onnx(model, rule, args.opset, made)
+        if photos:
+            verify(detector, made, photos)
+        size = made.stat().st_size / 2**20
+        os.replace(made, out)
+    print(f"{out} ({size:.1f} MB, {len(rule.classes)} classes)")
+
+
+def verify(detector: Detector, file: Path, photos: list[tuple[str, np.ndarray]]) -> None:
+    """Compare an exported file with the detector, and print how they differ.
+
+    Raises:
+        UserError: by more than the tolerance.
+    """
+    exported = ExportedModel(file, ["cpu"])
+    rows = [compare(detector, exported, photo, name) for name, photo in photos]
+    print(table(rows))
+    tolerance = Tolerance.of(exported.description.precision)
+    wrong = [row.photo for row in rows if not row.within(tolerance)]
+    if wrong:
+        raise UserError(
+            f"the exported file does not find what the detector finds in {len(wrong)} of "
+            f"{len(rows)} photos, such as {wrong[0]}: nothing is written"
+        )
+
+
+def describe(
+    detector: Detector,
+    checkpoint: str,
+    shape: tuple[int, int] | None,
+    max_det: int | None,
+    precision: str,
+) -> Description:
+    """What the exported file is to say of itself.
+
+    Args:
+        detector: in PyTorch.
+        checkpoint: the file of its weights.
+        shape: height and width of the graph's input; ``None`` leaves them free.
+        max_det: rows of the outputs (default: the config's ``max_per_img``).
+        precision: fp32 or fp16.
+
+    Raises:
+        UserError: the config's test pipeline does something that an exported file cannot.
+    """
+    cfg, model = detector.model.cfg, detector.model
+    two_stages = hasattr(model, "roi_head")
+    test_cfg = model.roi_head.test_cfg if two_stages else model.bbox_head.test_cfg
+    masked = two_stages and model.roi_head.with_mask
+    return Description(
+        classes=detector.classes,
+        shape=shape,
+        max_det=max_det or (test_cfg.max_per_img if test_cfg.max_per_img > 0 else 100),
+        score_thr=float(test_cfg.score_thr),
+        mask_thr=float(test_cfg.mask_thr_binary) if masked else None,
+        precision=precision,
+        versions={"models_mm": __version__} | {n: importlib.metadata.version(n) for n in PACKAGES},
+        checkpoint=hashlib.sha256(Path(checkpoint).expanduser().read_bytes()).hexdigest(),
+        config=cfg.pretty_text,
+        **preparation(cfg.data.test.pipeline),
+    )
+
+
+def preparation(pipeline: list[dict]) -> dict:
+    """How a test pipeline prepares photos, in the words of :class:`Description`.
+
+    Raises:
+        UserError: it has a transform that an exported file does not know.
+    """
+    if len(pipeline) != 2 or pipeline[1].get("type") != "MultiScaleFlipAug":
+        raise unknown("it must be LoadImageFromFile and MultiScaleFlipAug")
+    load, augmented = pipeline
+    scales = augmented.get("img_scale")
+    if isinstance(scales, list) and len(scales) == 1:
+        scales = scales[0]
+    if augmented.get("flip") or not (isinstance(scales, tuple) and len(scales) == 2):
+        raise unknown("test-time augmentation cannot be exported: flip=False, one img_scale")
+    if not str(load.type).startswith("LoadImageFrom") or load.get("color_type", "color") != "color":
+        raise unknown(f"{load.type} (color_type={load.get('color_type')!r})")
+    steps = {step["type"]: {**step} for step in augmented.transforms}
+    order = [step["type"] for step in augmented.transforms if step["type"] not in IDLE]
+    if order not in (["Resize", "Normalize", "Pad"], ["Resize", "Normalize"]):
+        raise unknown(f"its transforms must be Resize, Normalize, Pad, not {', '.join(order)}")
+    resize, normalize = steps["Resize"], steps["Normalize"]
+    pad = steps.get("Pad", {"size_divisor": 1})
+    if set(pad) - {"type", "size_divisor"} or not pad.get("size_divisor"):
+        raise unknown("Pad must have size_divisor alone")
+    if set(resize) - {"type", "keep_ratio", "backend", "interpolation"}:
+        raise unknown("Resize may have keep_ratio, backend and interpolation only")
+    return dict(
+        scale=tuple(scales),
+        keep_ratio=bool(resize.get("keep_ratio", True)),
+        interpolation=resize.get("interpolation", "bilinear"),
+        backend=resize.get("backend", "cv2"),
+        divisor=int(pad["size_divisor"]),
+        mean=tuple(map(float, normalize["mean"])),
+        std=tuple(map(float, normalize["std"])),
+        to_rgb=bool(normalize.get("to_rgb", True)),
+        dtype="float32" if load.get("to_float32") else "uint8",
+    )
+
+
+def unknown(what: str) -> UserError:
+    """The error of a test pipeline that cannot be exported."""
+    return UserError(f"data.test.pipeline cannot be exported: {what}")
+
+
+def plain_form(detector: Detector, rule: Description) -> PlainDetector:
+    """The traceable module of a detector."""
+    normalisation = dict(mean=rule.mean, std=rule.std, to_rgb=rule.to_rgb)
+    return PlainDetector(detector.model, normalisation, rule.divisor, rule.max_det).eval()
+
+
+def example(rule: Description) -> tuple[torch.Tensor, ...]:
+    """Inputs to trace with. Free sizes are no special ones: neither square nor equal to others."""
+    height, width = rule.shape or (7 * rule.divisor - 5, 10 * rule.divisor - 3)
+    sizes = torch.tensor([[height, width], [height - 1, width - 2]])
+    images = torch.zeros(2, 3, height, width, dtype=getattr(torch, rule.dtype))
+    return images, sizes, 2 * sizes
+
+
+def free_dimensions(rule: Description) -> dict:
+    """What may change from call to call, for ``torch.export``."""
+    free = torch.export.Dim.DYNAMIC
+    sides = {2: free, 3: free} if rule.shape is None else {}
+    return dict(images={0: free, **sides}, image_sizes={0: free}, original_sizes={0: free})
+
+
+def traced(model: PlainDetector, rule: Description) -> torch.export.ExportedProgram:
+    """The detector as a program of torch.export.
+
+    Raises:
+        UserError: PyTorch cannot trace it.
+    """
+    with torch.no_grad(), quiet():
+        return torch.export.export(
+            model, example(rule), dynamic_shapes=free_dimensions(rule), strict=False
+        )
+
+
+def write_onnx(model: PlainDetector, rule: Description, opset: int, file: Path) -> None:
+    """Trace a detector and write it with its description."""
+    outputs = ["boxes", "scores", "labels", *["masks"] * model.with_masks, "count"]
+    program = traced(model, rule)
+    with quiet():
+        converted = torch.onnx.export(
+            program,
+            input_names=INPUTS,
+            output_names=outputs,
+            opset_version=opset,
+            dynamo=True,
+            custom_translation_table=onnx_forms(),
+            verbose=False,
+        )
+    converted.model.metadata_props[KEY] = rule.text()
+    name_dimensions(converted.model, rule)
+    converted.save(file, external_data=False)
+
+
+def name_dimensions(model, rule: Description) -> None:
+    """Give the free dimensions of the inputs and outputs names that a reader understands."""
+    images, *sizes = model.graph.inputs
+    names = ["batch", 3, *(("height", "width") if rule.shape is None else rule.shape)]
+    for value, dims in [(images, names), *[(size, ["batch", 2]) for size in sizes]]:
+        for axis, name in enumerate(dims):
+            value.shape[axis] = name
+    for value in model.graph.outputs:
+        value.shape[0] = "batch"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of the exporter, which nobody who exports can act on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

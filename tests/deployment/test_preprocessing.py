@@ -1,0 +1,58 @@
+"""Photos resized and put side by side exactly as MMDetection's pipeline does it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import models_mm  # noqa: F401  isort: skip
+from mmcv.image import rescale_size
+from mmdet.datasets.pipelines import Compose
+
+from models_mm.deployment.preprocessing import graph_inputs, resized, resized_size
+
+from .rules import rule
+
+SIDE = st.integers(1, 5000)
+
+
+@given(height=SIDE, width=SIDE, scale=st.tuples(SIDE, SIDE))
+@settings(max_examples=300, deadline=None)
+def test_sizes_are_those_of_mmcv(height, width, scale):
+    """Where mmcv's side would be 0 pixels long, which no library can resize to, it is 1."""
+    expected = rescale_size((width, height), scale)[::-1]
+    assert resized_size(height, width, rule(scale=scale)) == tuple(max(s, 1) for s in expected)
+
+
+@given(height=SIDE, width=SIDE, keep=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_all_photos_fit_into_a_fixed_shape(height, width, keep):
+    size = resized_size(height, width, rule(scale=(1333, 800), shape=(800, 1344), keep_ratio=keep))
+    assert 1 <= size[0] <= 800 and 1 <= size[1] <= 1344
+
+
+@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize("size", [(96, 128), (37, 20), (200, 31)])
+def test_pixels_are_those_of_mmdet(size, backend):
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    own = rule(backend=backend)
+    pipeline = Compose([dict(type="Resize", keep_ratio=True, backend=backend)])
+    expected = pipeline(dict(img=photo, scale=own.scale, img_fields=["img"]))
+    assert np.array_equal(resized(photo, own), expected["img"])
+    inputs = graph_inputs([photo], own)
+    height, width = inputs["image_sizes"][0]
+    factors = np.array([width / size[1], height / size[0]] * 2, np.float32)
+    assert np.array_equal(expected["scale_factor"], factors)
+    assert np.array_equal(inputs["images"][0].transpose(1, 2, 0)[..., ::-1], expected["img"])
+
+
+def test_photos_of_several_sizes_lie_in_the_upper_left_corner():
+    photos = [
+        np.full((*size, 3), value, np.uint8) for size, value in [((48, 64), 7), ((64, 16), 9)]
+    ]
+    inputs = graph_inputs(photos, rule())
+    assert inputs["images"].shape == (2, 3, 64, 64) and inputs["images"].dtype == np.uint8
+    assert inputs["image_sizes"].tolist() == [[48, 64], [64, 16]]
+    assert inputs["original_sizes"].tolist() == [[48, 64], [64, 16]]
+    assert (inputs["images"][0, :, :48] == 7).all() and not inputs["images"][0, :, 48:].any()
+    assert (inputs["images"][1, ..., :16] == 9).all() and not inputs["images"][1, ..., 16:].any()
