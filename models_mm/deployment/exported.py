@@ -66,6 +66,11 @@ class ExportedModel:
         if self.outputs != expected:
             raise UserError(f"{file} has other outputs than {', '.join(expected)}: export it again")
 
+    @property
+    def with_mask(self) -> bool:
+        """Whether it finds masks."""
+        return self.description.mask_thr is not None
+
     def run(self, photos: list[np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of the graph by their names.
 

@@ -20,13 +20,17 @@ def paste(
     """
     pasted = np.zeros((height, width), bool)
     left, top, right, bottom = box.astype(np.float32)
-    # what is more than a pixel beside the box is outside of the object
-    x = slice(max(int(np.floor(left)) - 1, 0), min(int(np.ceil(right)) + 1, width))
-    y = slice(max(int(np.floor(top)) - 1, 0), min(int(np.ceil(bottom)) + 1, height))
+    x, y = near(left, right, width), near(top, bottom, height)
     columns = weights(x, left, right, mask.shape[1])  # (W', S)
     rows = weights(y, top, bottom, mask.shape[0])  # (H', S)
     pasted[y, x] = rows @ mask.astype(np.float32) @ columns.T >= np.float32(threshold)
     return pasted
+
+
+def near(start: np.float32, end: np.float32, size: int) -> slice:
+    """The pixels between two places and one more; what is farther is outside of the object."""
+    first, last = max(int(np.floor(start)) - 1, 0), min(int(np.ceil(end)) + 1, size)
+    return slice(first, max(first, last))
 
 
 def weights(pixels: slice, start: np.float32, end: np.float32, size: int) -> np.ndarray:
@@ -34,7 +38,7 @@ def weights(pixels: slice, start: np.float32, end: np.float32, size: int) -> np.
 
     Beyond the outermost values there is zero.
     """
-    centres = np.arange(pixels.start, max(pixels.stop, pixels.start), dtype=np.float32) + 0.5
+    centres = np.arange(pixels.start, pixels.stop, dtype=np.float32) + 0.5
     with np.errstate(divide="ignore", invalid="ignore"):  # a box may be empty
         place = (centres - start) / (end - start) * 2 - 1
     place[np.isinf(place)] = 0

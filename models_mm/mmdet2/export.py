@@ -1,6 +1,7 @@
 """Export a detector of MMDetection to one ONNX file, and compare both on photos."""
 
 import argparse
+import copy
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -163,7 +164,10 @@ def unknown(what: str) -> UserError:
 def plain_form(detector: Detector, rule: Description) -> PlainDetector:
     """The traceable module of a detector."""
     normalisation = dict(mean=rule.mean, std=rule.std, to_rgb=rule.to_rgb)
-    return PlainDetector(detector.model, normalisation, rule.divisor, rule.max_det).eval()
+    half = rule.precision == "fp16"
+    model = copy.deepcopy(detector.model) if half else detector.model
+    plain = PlainDetector(model, normalisation, rule.divisor, rule.max_det).eval()
+    return plain.in_half() if half else plain
 
 
 def example(rule: Description) -> tuple[torch.Tensor, ...]:

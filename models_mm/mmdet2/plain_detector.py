@@ -53,6 +53,7 @@ class PlainDetector(nn.Module):
         self.register_buffer("mean", torch.tensor(normalisation["mean"]).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(normalisation["std"]).view(3, 1, 1))
         self.to_rgb, self.divisor = normalisation["to_rgb"], divisor
+        self.dtype = torch.float32
         if isinstance(detector, RetinaNet):
             self.rpn, self.boxes = None, RetinaBoxes(detector.bbox_head, max_det)
         else:
@@ -60,6 +61,16 @@ class PlainDetector(nn.Module):
             self.boxes = RoIBoxes(detector.roi_head, max_det)
         self.with_masks = self.rpn is not None and detector.roi_head.with_mask
         self.masks = RoIMasks(detector.roi_head) if self.with_masks else None
+
+    def in_half(self) -> "PlainDetector":
+        """Let backbone, neck and heads compute in float16, in place; boxes stay in float32."""
+        heads = [part.head for part in (self.rpn,) if part is not None]
+        heads += [self.boxes.head] if self.rpn is None else self.boxes.heads
+        heads += self.masks.heads if self.with_masks else []
+        for network in (self.backbone, self.neck, *heads):
+            network.half()
+        self.dtype = torch.float16
+        return self
 
     def forward(
         self, images: Tensor, image_sizes: Tensor, original_sizes: Tensor
@@ -79,7 +90,8 @@ class PlainDetector(nn.Module):
         """
         limits = image_sizes.flip(1)[:, None].float()  # (N, 1, 2): width, height
         scales = limits / original_sizes.flip(1)[:, None].float()
-        maps = self.neck(self.backbone(self.prepared(images, image_sizes)))
+        x = self.prepared(images, image_sizes).to(self.dtype)
+        maps = self.neck(self.backbone(x))
         if self.rpn is None:
             boxes, scores, labels = self.boxes(maps, limits, scales)
         else:
@@ -120,7 +132,7 @@ class Proposals(nn.Module):
     def forward(self, maps: tuple[Tensor, ...], limits: Tensor) -> tuple[Tensor, Tensor]:
         boxes, scores, levels = [], [], []
         for level, x in enumerate(maps):
-            logits, deltas = self.head.forward_single(x)  # (N, A, H, W), (N, 4 A, H, W)
+            logits, deltas = floats(self.head.forward_single(x))  # (N, A, H, W), (N, 4 A, H, W)
             probabilities = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()  # (N, H W A)
             of_level, index = best_of(probabilities, self.cfg.nms_pre)
             deltas = taken(deltas.permute(0, 2, 3, 1).unflatten(3, (-1, 4)).flatten(1, 3), index)
@@ -154,7 +166,7 @@ class RetinaBoxes(nn.Module):
         classes = self.head.num_classes
         boxes, scores, labels = [], [], []
         for level, x in enumerate(maps):
-            logits, deltas = self.head.forward_single(x)  # (N, A C, H, W), (N, 4 A, H, W)
+            logits, deltas = floats(self.head.forward_single(x))  # (N, A C or 4 A, H, W)
             probabilities = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()  # (N, H W A C)
             able = torch.where(probabilities > self.cfg.score_thr, probabilities, NONE)
             of_level, index = best_of(able, self.cfg.nms_pre)
@@ -202,7 +214,8 @@ class RoIBoxes(nn.Module):
         rows, image, boxes = rows_of(boxes, valid)  # (R,), (R,), (R, 4)
         limits, total = limits[image], 0  # (R, 1, 2)
         for head, features in zip(self.heads, self.features, strict=True):
-            logits, deltas = head(features(maps, image, boxes))  # (R, C + 1), (R, 4 C) or (R, 4)
+            found = head(features(maps, image, boxes))
+            logits, deltas = floats(found)  # (R, C + 1), (R, 4 C) or (R, 4)
             total = total + logits
             deltas = deltas.unflatten(1, (-1, 4))  # (R, C or 1, 4)
             refined = decoded(head.bbox_coder, boxes[:, None], deltas, limits)
@@ -244,7 +257,7 @@ class RoIMasks(nn.Module):
         for head, features in zip(self.heads, self.features, strict=True):
             logits = head(features(maps, image, boxes))  # (R, C or 1, S, S)
             label = torch.zeros_like(labels) if head.class_agnostic else labels
-            total = total + taken(logits, label[:, None])[:, 0].sigmoid()
+            total = total + taken(logits, label[:, None])[:, 0].float().sigmoid()
         masks = placed(total / len(self.heads), rows, valid.shape)
         return masks * valid[..., None, None]
 
@@ -255,7 +268,7 @@ class RoIFeatures(nn.Module):
     def __init__(self, extractor: SingleRoIExtractor):
         super().__init__()
         layer = extractor.roi_layers[0]
-        self.size, self.ratio, self.aligned = layer.output_size[0], layer.sampling_ratio, True
+        self.size, self.ratio = layer.output_size[0], max(layer.sampling_ratio, 0)
         self.scales = [1 / stride for stride in extractor.featmap_strides]
         self.finest = extractor.finest_scale
 
@@ -265,8 +278,10 @@ class RoIFeatures(nn.Module):
         level = ((width * height).sqrt() / self.finest + 1e-6).log2().floor()
         level = level.clamp(0, len(maps) - 1).long()
         rois = torch.cat((image[:, None].to(boxes), boxes), 1)
-        ratio = max(self.ratio, 0)
-        return roi_align_by_level(maps, rois, level, self.size, self.scales, ratio, self.aligned)
+        out = roi_align_by_level(
+            [x.float() for x in maps], rois, level, self.size, self.scales, self.ratio, aligned=True
+        )
+        return out.to(maps[0].dtype)
 
 
 class Anchors(nn.Module):
@@ -359,6 +374,11 @@ def placed(x: Tensor, rows: Tensor, shape: tuple[int, int]) -> Tensor:
     """The inverse of :func:`rows_of`: (R, ...) -> (N, L, ...), zero in the other places."""
     places = x.new_zeros(shape[0] * shape[1], *x.shape[1:])
     return places.index_put((rows,), x).unflatten(0, shape)
+
+
+def floats(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Tensors as float32."""
+    return tuple(x.float() for x in tensors)
 
 
 def as_list(part: nn.Module) -> nn.ModuleList:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import models_mm
-from models_mm.cli import export
+from models_mm.cli import export, test
 from models_mm.errors import UserError
 
+from ..drawn import data_options
 from ..mmdet2.test_plain_detector import detector, photos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +173,22 @@ def test_files_that_are_no_exported_detector(tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(UserError, match="was not written by `models_mm export`"):
         models_mm.Detector(tmp_path / "other.onnx")
+
+
+def test_metrics_are_those_of_the_detector(exported, demo_data, tmp_path, monkeypatch, capsys):
+    file = exported[1]
+    monkeypatch.chdir(tmp_path)
+    settings = ["--eval", "bbox", *data_options(demo_data)]
+    (config,), (weights,) = ([*map(str, file.parent.glob(f"*.{end}"))] for end in ("py", "pth"))
+    found = []
+    for start in ([config, weights], [str(file), "--config", config, "--providers", "cpu"]):
+        test.main([*start, "--work-dir", str(tmp_path / str(len(found))), *settings])
+        (written,) = (tmp_path / str(len(found))).glob("eval_*.json")
+        found.append(json.loads(written.read_text())["metric"])
+    capsys.readouterr()
+    assert found[0].keys() == found[1].keys()
+    for name, value in found[0].items():
+        assert found[1][name] == pytest.approx(value, abs=5e-4) or isinstance(value, str)
 
 
 def test_only_operators_of_onnx(exported):
