@@ -1,4 +1,4 @@
-# make demo | make test | make test-slow | make test-all | make soak | make install | make mmcv-full | make lint
+# make demo | make test | make test-slow | make test-all | make test-export | make soak | make install | make mmcv-full | make lint
 # PYTHON chooses the interpreter (>= 3.10), VENV where the environment goes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ LOG := $(VENV)/install.log
 SAY = { echo "error: $(1)" >&2; exit 1; }
 BROKEN = $(call SAY,installing failed: $$(grep -iE 'error|no space|no matching' $(LOG) | tail -n 1) (check network and disk; all of it in $(LOG)))
 
-.PHONY: install demo test test-slow test-all soak lint mmcv-full
+.PHONY: install demo test test-slow test-all test-export soak lint mmcv-full
 
 install: $(STAMP)
 
@@ -37,13 +37,17 @@ demo: $(STAMP)
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $${PYTEST_WORKERS:-auto} --dist worksteal
 
 test: $(STAMP)
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not export"
 
 test-slow: $(STAMP)
 	@$(PYTEST) -m slow
 
 test-all: $(STAMP)
-	@$(PYTEST)
+	@$(PYTEST) -m "not export"
+
+# all 22 backbones with all 4 detectors: hours
+test-export: $(STAMP)
+	@$(PYTEST) -m export
 
 # Hostile inputs and kills by the hundred; SOAK= gives options: make soak SOAK="--kills 20 --seed 7"
 soak: $(STAMP)

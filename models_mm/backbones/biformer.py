@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models_mm.layers.folding import fold_norm
-from models_mm.layers.forms import traceable
+from models_mm.layers.forms import round_up, traceable
 from models_mm.layers.routing_attention import routing_attention
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -101,9 +101,9 @@ class RoutingAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
-        window = -(-height // GRID), -(-width // GRID)
+        window = round_up(height, GRID) // GRID, round_up(width, GRID) // GRID
         # Windows without a real pixel are candidates as keys, but nobody reads their queries.
-        touched = (_round_up(height, window[0]), _round_up(width, window[1]))
+        touched = (round_up(height, window[0]), round_up(width, window[1]))
         whole = (GRID * window[0], GRID * window[1])
         if traceable():
             touched = whole
@@ -119,10 +119,6 @@ class RoutingAttention(nn.Module):
             v = v[:, : height + 2, : width + 2].contiguous()
         lepe = channels_last(self.lepe(channels_first(v)))[:, :height, :width]
         return self.wo(out[:, :height, :width] + lepe)
-
-
-def _round_up(value: int, divisor: int) -> int:
-    return -(-value // divisor) * divisor
 
 
 def _pad(x: Tensor, size: tuple[int, int], value: Tensor) -> Tensor:

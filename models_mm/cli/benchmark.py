@@ -3,6 +3,7 @@
     models_mm benchmark recnext_m3 recnext_m3:fused --shape 512 512
     models_mm benchmark mask_rcnn_recnext_m3_fpn_1x_coco --shape 800 1344
     models_mm benchmark biformer_s:direct biformer_s --batch 2 --mode infer train
+    models_mm benchmark detector.onnx CONFIG CHECKPOINT --shape 800 1344
 
 A target is a config (the whole detector) or the registered name of a backbone. ``:fused`` folds its
 norms for inference, ``:compiled`` gives it to torch.compile. ``:direct`` is the plain form of its
@@ -11,7 +12,9 @@ forms that models_mm/layers/forms.py has for the device, and ``:RULE`` without o
 The candidates take turns, round after round, so that other work of the machine disturbs all of them
 alike. The ratio is the median over the rounds of (time of the first / time of this one): more than
 1 is faster.
-Weights and inputs are random. FLOPs are multiply-adds, as detection papers count them, by
+An exported detector is compared with the one in PyTorch on a drawn photo, everything included from
+the photo to the masks; --shape is the size of the photo.
+Otherwise weights and inputs are random. FLOPs are multiply-adds, as detection papers count them, by
 torch.utils.flop_counter. Peak memory is what a fresh process needs beyond the model: allocated
 memory on a GPU, resident memory on the CPU.
 """
@@ -71,6 +74,11 @@ def main(argv: list[str] | None = None) -> None:
     if repeated:
         raise UserError(f"given twice: {', '.join(sorted(repeated))}")
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
+    if args.targets[0].endswith(".onnx"):
+        rows = compare_exported(args)
+        show(rows, args)
+        write_rows(rows, args)
+        return
     if args.peak_of:
         target, mode = args.peak_of
         print(peak_memory(Candidate(target, args), mode, args))
@@ -92,6 +100,34 @@ def main(argv: list[str] | None = None) -> None:
             if not args.no_memory:
                 row[f"{mode} MB"] = peak_memory_in_fresh_process(row["name"], mode, argv)
     show(rows, args)
+    write_rows(rows, args)
+
+
+def compare_exported(args: argparse.Namespace) -> list[dict]:
+    """The times of an exported detector and of the one in PyTorch, as rows of the table.
+
+    Raises:
+        UserError: the command line has no config and checkpoint, or options of other targets.
+    """
+    from models_mm.mmdet2.benchmark import WholeDetector, measure_times
+
+    if len(args.targets) != 3 or args.mode != ["infer"] or args.dtype != "float32":
+        raise UserError(
+            "give an exported detector, its config and its checkpoint, in this order, and neither "
+            "--mode train nor --dtype"
+        )
+    exported, *original = args.targets
+    candidates = [WholeDetector(original, args), WholeDetector([exported], args)]
+    times = measure_times(candidates, "infer", args)
+    first, rows = times[candidates[0].name], []
+    for name, own in times.items():
+        ratio = statistics.median(a / b for a, b in zip(first, own, strict=True))
+        rows.append({"name": name, "ms": 1e3 * statistics.median(own), "ratio": ratio})
+    return rows
+
+
+def write_rows(rows: list[dict], args: argparse.Namespace) -> None:
+    """Write the figures to the file of ``--out``, if one is given."""
     if args.out:
         with open(args.out, "w") as file:
             json.dump(dict(settings=vars(args), rows=rows), file, indent=1)

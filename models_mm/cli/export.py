@@ -9,7 +9,7 @@ its inputs and outputs. `models_mm predict --model detector.onnx` and
 """
 
 from models_mm.cli.command import Parser, add_overrides
-from models_mm.values import output_file, whole_option
+from models_mm.values import output_file, output_folder, whole_option
 
 OPSETS = (18, 19, 20, 21, 22, 23)
 
@@ -53,8 +53,22 @@ def main(argv: list[str] | None = None) -> None:
         help="compare the file with the detector on these photos, or on four drawn ones; if they "
         "differ, nothing is written",
     )
+    parser.add_argument(
+        "--to",
+        choices=("onnx", "pt2"),
+        default="onnx",
+        help="pt2: a program of torch.export, for PyTorch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--triton-repository",
+        type=output_folder,
+        metavar="DIR",
+        help="also add the file to a model repository of NVIDIA's Triton Inference Server",
+    )
     add_overrides(parser)
     args = parser.parse_args(argv)
+    if args.triton_repository and args.to != "onnx":
+        parser.error("--triton-repository is for ONNX files")
 
     from models_mm.mmdet2.export import export
 

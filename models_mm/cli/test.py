@@ -1,7 +1,7 @@
 """Test a detector, or a file that `models_mm export` has written.
 
-    models_mm test CONFIG CHECKPOINT --eval bbox segm
-    models_mm test detector.onnx --config CONFIG --eval bbox segm
+models_mm test CONFIG CHECKPOINT --eval bbox segm
+models_mm test detector.onnx --config CONFIG --eval bbox segm
 """
 
 import argparse
@@ -21,7 +21,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", nargs="?", help="checkpoint of that detector")
     parser.add_argument(
-        "--config", dest="data_config", metavar="CONFIG", help="for the data of an exported detector"
+        "--config",
+        dest="data_config",
+        metavar="CONFIG",
+        help="for the data of an exported detector",
     )
     add_providers(parser)
     parser.add_argument("--work-dir", help="where the metrics go (work_dirs/<config>)")

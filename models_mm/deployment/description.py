@@ -51,7 +51,7 @@ class Description:
         keep_ratio: whether the aspect ratio stays.
         interpolation: how it is resized: nearest, bilinear, bicubic, area, lanczos.
         backend: the library that resizes it: cv2 or pillow.
-        divisor: height and width of the graph's input are padded to multiples of it, in the graph.
+        divisor: the graph pads images to multiples of it.
         shape: height and width of the graph's input; ``None`` if they are free.
         mean: of the normalisation inside of the graph.
         std: of the normalisation inside of the graph.
@@ -86,6 +86,12 @@ class Description:
     checkpoint: str
     config: str
     format: int = FORMAT
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the graph's outputs."""
+        masks = [] if self.mask_thr is None else ["masks"]
+        return ["boxes", "scores", "labels", *masks, "count"]
 
     def text(self) -> str:
         """The description as JSON."""

@@ -59,12 +59,12 @@ class ExportedModel:
             raise UserError(f"{file} cannot be run: {why}") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.description: Description = read_description(metadata, file)
-        self.outputs = [output.name for output in self.session.get_outputs()]
-        expected = ["boxes", "scores", "labels", "masks", "count"]
-        if self.description.mask_thr is None:
-            expected.remove("masks")
-        if self.outputs != expected:
-            raise UserError(f"{file} has other outputs than {', '.join(expected)}: export it again")
+        outputs = [output.name for output in self.session.get_outputs()]
+        if outputs != self.description.outputs:
+            raise UserError(
+                f"{file} has the outputs {', '.join(outputs)} and not "
+                f"{', '.join(self.description.outputs)}: export it again"
+            )
 
     @property
     def with_mask(self) -> bool:
@@ -78,7 +78,7 @@ class ExportedModel:
             photos: BGR (H, W, 3) of uint8.
         """
         values = self.session.run(None, graph_inputs(photos, self.description))
-        return dict(zip(self.outputs, values, strict=True))
+        return dict(zip(self.description.outputs, values, strict=True))
 
     def results(self, photos: list[np.ndarray], score_thr: float = 0.0) -> list:
         """The objects in photos, in the form of :mod:`models_mm.evaluation.results`.

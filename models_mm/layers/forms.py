@@ -69,6 +69,11 @@ def traceable() -> bool:
     return False
 
 
+def round_up(size: int, divisor: int) -> int:
+    """The next multiple, in the form of which ``torch.export`` knows best what divides it."""
+    return (size + divisor - 1) // divisor * divisor
+
+
 @rule(plain=lambda x: x)
 def fastest_layout(x: Tensor) -> Tensor:
     """Bring images (N, C, H, W) to the memory layout in which convolutional networks run fastest.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .forms import traceable
+from .forms import round_up, traceable
 
 MASKED = (
     -100.0
@@ -182,7 +182,8 @@ class WindowAttention(nn.Module):
         """The attention without tables that depend on the size of the map."""
         side, shift, heads = self.side, self.shift, self.heads
         height, width = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side)).roll((-shift, -shift), (1, 2))
+        below, right = (round_up(size, side) - size for size in (height, width))
+        x = F.pad(x, (0, 0, 0, right, 0, below)).roll((-shift, -shift), (1, 2))
         grid = [size // side for size in x.shape[1:3]]  # windows per column and row
         windows = x.unflatten(2, (grid[1], side)).unflatten(1, (grid[0], side))
         windows = windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (N, P, M, C)

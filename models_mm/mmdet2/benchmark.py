@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import time
 
+import numpy as np
 import torch
 from mmdet.core import BitmapMasks
 from mmdet.models import BACKBONES, build_backbone, build_detector
@@ -11,10 +12,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models_mm.config_files import ROOT, is_config
+from models_mm.data.demo import draw_scene
+from models_mm.deployment.detector import ExportedDetector
 from models_mm.errors import UserError, did_you_mean
 from models_mm.layers.forms import RULES, plain_form
 from models_mm.mmdet2.building import built
 from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.inference import Detector
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DIRECT = ROOT / "tests/direct"
@@ -153,6 +157,31 @@ class Candidate:
     def parameters(self) -> float:
         """Parameters in millions."""
         return sum(p.numel() for p in self.model.parameters()) / 1e6
+
+
+class WholeDetector:
+    """A detector in PyTorch, or an exported one, from the photo to its objects.
+
+    Args:
+        files: config and checkpoint, or an exported detector.
+        args: the command line's settings.
+    """
+
+    def __init__(self, files: list[str], args: argparse.Namespace):
+        self.name = files[0]
+        if len(files) == 1:
+            cuda = args.device != "cpu"
+            self.detector = ExportedDetector(
+                files[0], providers=["cuda" if cuda else "cpu"], threads=args.threads
+            )
+        else:
+            self.detector = Detector(*files, args.device)
+        photo, _ = draw_scene(np.random.default_rng(0), *args.shape, objects=5, crowd=False)
+        self.photos = [photo] * args.batch
+
+    def infer(self) -> None:
+        """Find the objects of the batch."""
+        self.detector.batch(self.photos)
 
 
 def synchronise(device: str) -> None:

@@ -15,18 +15,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from models_mm.checkpoints.fetch import fetch
+from models_mm.checkpoints.files import is_url
 from models_mm.config_files import find_config
-from models_mm.deployment.description import KEY, Description
+from models_mm.deployment.description import KEY, Description, read_description
 from models_mm.deployment.exported import ExportedModel
+from models_mm.deployment.preprocessing import graph_inputs
+from models_mm.deployment.triton import write_repository
 from models_mm.errors import UserError
-from models_mm.mmdet2.export_operators import onnx_forms
+from models_mm.layers.detection_operators import onnx_forms
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.parity import Tolerance, compare, photos_of, table
 from models_mm.mmdet2.plain_detector import PlainDetector
 from models_mm.outputs import refuse_input
 from models_mm.version import __version__
 
-PACKAGES = ("torch", "torchvision", "onnx", "onnxscript")
+PACKAGES = ("torch", "torchvision", "onnx", "onnxscript")  # whose versions the file names
 # Transforms of the test pipeline that do nothing to a photo, and those that the graph does.
 IDLE = {"RandomFlip", "ImageToTensor", "DefaultFormatBundle", "Collect"}
 INPUTS = ("images", "image_sizes", "original_sizes")
@@ -39,12 +43,12 @@ def export(args: argparse.Namespace) -> None:
         UserError: a file, a package or the detector is not what it must be, or the exported file
             does not find what the detector finds; then nothing is written.
     """
-    for package in ("onnx", "onnxscript"):
+    out, onnx = Path(args.out), args.to == "onnx"
+    for package in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{package} is not installed: `pip install 'models_mm[export]'`")
-    out = Path(args.out)
-    if out.suffix != ".onnx":
-        raise UserError(f"--out {out}: the name must end with .onnx")
+    if out.suffix != f".{args.to}":
+        raise UserError(f"--out {out}: the name must end with .{args.to}")
     detector = Detector(args.config, args.checkpoint, "cpu", overrides=args.cfg_options)
     refuse_input(out, [find_config(args.config), args.checkpoint])
     shape = tuple(args.shape) if args.shape else None
@@ -54,21 +58,46 @@ def export(args: argparse.Namespace) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem[:60]}-") as scratch:
         made = Path(scratch) / out.name
-        write_onnx(model, rule, args.opset, made)
+        if onnx:
+            write_onnx(model, rule, args.opset, made)
+        else:
+            torch.export.save(traced(model, rule), made, extra_files={KEY: rule.text()})
         if photos:
-            verify(detector, made, photos)
+            verify(detector, ExportedModel(made, ["cpu"]) if onnx else TracedModel(made), photos)
         size = made.stat().st_size / 2**20
         os.replace(made, out)
     print(f"{out} ({size:.1f} MB, {len(rule.classes)} classes)")
+    if args.triton_repository:
+        print(write_repository(Path(args.triton_repository), out))
 
 
-def verify(detector: Detector, file: Path, photos: list[tuple[str, np.ndarray]]) -> None:
+class TracedModel(ExportedModel):
+    """A file of ``torch.export``, run by PyTorch.
+
+    Args:
+        file: the file; it must be one's own, because reading it can run code.
+    """
+
+    def __init__(self, file: Path):
+        metadata = {KEY: ""}
+        self.program = torch.export.load(file, extra_files=metadata).module()
+        self.description = read_description(metadata, str(file))
+
+    def run(self, photos: list[np.ndarray]) -> dict[str, np.ndarray]:
+        inputs = graph_inputs(photos, self.description)
+        with torch.no_grad():
+            values = self.program(*map(torch.from_numpy, inputs.values()))
+        return dict(zip(self.description.outputs, (x.numpy() for x in values), strict=True))
+
+
+def verify(
+    detector: Detector, exported: ExportedModel, photos: list[tuple[str, np.ndarray]]
+) -> None:
     """Compare an exported file with the detector, and print how they differ.
 
     Raises:
         UserError: by more than the tolerance.
     """
-    exported = ExportedModel(file, ["cpu"])
     rows = [compare(detector, exported, photo, name) for name, photo in photos]
     print(table(rows))
     tolerance = Tolerance.of(exported.description.precision)
@@ -110,11 +139,23 @@ def describe(
         score_thr=float(test_cfg.score_thr),
         mask_thr=float(test_cfg.mask_thr_binary) if masked else None,
         precision=precision,
-        versions={"models_mm": __version__} | {n: importlib.metadata.version(n) for n in PACKAGES},
-        checkpoint=hashlib.sha256(Path(checkpoint).expanduser().read_bytes()).hexdigest(),
+        versions={"models_mm": __version__} | versions_of(PACKAGES),
+        checkpoint=digest_of(checkpoint),
         config=cfg.pretty_text,
         **preparation(cfg.data.test.pipeline),
     )
+
+
+def digest_of(checkpoint: str) -> str:
+    """The SHA-256 of a checkpoint; one from the network has been downloaded when it was loaded."""
+    path = fetch(checkpoint) if is_url(checkpoint) else Path(checkpoint).expanduser()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
+    """The versions of the packages that are installed."""
+    there = [package for package in packages if importlib.util.find_spec(package)]
+    return {package: importlib.metadata.version(package) for package in there}
 
 
 def preparation(pipeline: list[dict]) -> dict:
@@ -171,8 +212,8 @@ def plain_form(detector: Detector, rule: Description) -> PlainDetector:
 
 
 def example(rule: Description) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with. Free sizes are no special ones: neither square nor equal to others."""
-    height, width = rule.shape or (7 * rule.divisor - 5, 10 * rule.divisor - 3)
+    """Inputs to trace with; free sizes are neither square nor multiples of anything."""
+    height, width = rule.shape or (507, 765)
     sizes = torch.tensor([[height, width], [height - 1, width - 2]])
     images = torch.zeros(2, 3, height, width, dtype=getattr(torch, rule.dtype))
     return images, sizes, 2 * sizes
@@ -180,9 +221,11 @@ def example(rule: Description) -> tuple[torch.Tensor, ...]:
 
 def free_dimensions(rule: Description) -> dict:
     """What may change from call to call, for ``torch.export``."""
-    free = torch.export.Dim.DYNAMIC
-    sides = {2: free, 3: free} if rule.shape is None else {}
-    return dict(images={0: free, **sides}, image_sizes={0: free}, original_sizes={0: free})
+    batch = torch.export.Dim("batch", min=1)
+    # PyTorch must know that no map has a side of 1; ONNX runtimes take smaller images too
+    sides = (torch.export.Dim(name, min=rule.divisor + 1) for name in ("height", "width"))
+    free = dict(enumerate(sides, 2)) if rule.shape is None else {}
+    return dict(images={0: batch, **free}, image_sizes={0: batch}, original_sizes={0: batch})
 
 
 def traced(model: PlainDetector, rule: Description) -> torch.export.ExportedProgram:
@@ -193,19 +236,24 @@ def traced(model: PlainDetector, rule: Description) -> torch.export.ExportedProg
     """
     with torch.no_grad(), quiet():
         return torch.export.export(
-            model, example(rule), dynamic_shapes=free_dimensions(rule), strict=False
+            model,
+            example(rule),
+            dynamic_shapes=free_dimensions(rule),
+            strict=False,
+            # what PyTorch assumes of sizes, such as that a side is not 1, holds for one more image
+            # size or not, but does not change the graph
+            prefer_deferred_runtime_asserts_over_guards=True,
         )
 
 
 def write_onnx(model: PlainDetector, rule: Description, opset: int, file: Path) -> None:
     """Trace a detector and write it with its description."""
-    outputs = ["boxes", "scores", "labels", *["masks"] * model.with_masks, "count"]
     program = traced(model, rule)
     with quiet():
         converted = torch.onnx.export(
             program,
             input_names=INPUTS,
-            output_names=outputs,
+            output_names=rule.outputs,
             opset_version=opset,
             dynamo=True,
             custom_translation_table=onnx_forms(),

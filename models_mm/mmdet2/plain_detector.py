@@ -23,7 +23,8 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 
 from models_mm.errors import UserError
-from models_mm.mmdet2.export_operators import kept_by_nms, roi_align_by_level
+from models_mm.layers.detection_operators import kept_by_nms, roi_align_by_level
+from models_mm.layers.forms import round_up
 from models_mm.mmdet2.heads import Detectron2RetinaHead
 
 LARGEST_GROWTH = abs(math.log(16 / 1000))  # mmdet's limit on the logarithm of a change of size
@@ -116,9 +117,8 @@ class PlainDetector(nn.Module):
         heights, widths = image_sizes[:, :, None, None].unbind(1)  # each (N, 1, 1)
         inside = (rows < heights) & (columns < widths)  # (N, H, W)
         x = torch.where(inside[:, None], x, 0.0)
-        if self.divisor == 1:
-            return x
-        return F.pad(x, (0, -x.shape[3] % self.divisor, 0, -x.shape[2] % self.divisor))
+        below, right = (round_up(side, self.divisor) - side for side in x.shape[2:])
+        return F.pad(x, (0, right, 0, below))
 
 
 class Proposals(nn.Module):

@@ -103,7 +103,9 @@ def run_exported(cfg: Config, args: argparse.Namespace, dataset) -> None:
     compare_classes(model, dataset, args)
     paths = list(images_on_disk(dataset))
     if len(paths) != len(dataset):
-        raise UserError("an exported detector is tested on images in files, which data.test has not")
+        raise UserError(
+            "an exported detector is tested on images in files, which data.test has not"
+        )
     work_dirs.make(cfg.work_dir)
     results = []
     for path in mmcv.track_iter_progress(paths):

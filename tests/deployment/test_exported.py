@@ -12,6 +12,7 @@ import pytest
 
 import models_mm
 from models_mm.cli import export, test
+from models_mm.deployment.triton import write_repository
 from models_mm.errors import UserError
 
 from ..drawn import data_options
@@ -189,6 +190,23 @@ def test_metrics_are_those_of_the_detector(exported, demo_data, tmp_path, monkey
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, abs=5e-4) or isinstance(value, str)
+
+
+def test_a_repository_of_triton(exported, tmp_path):
+    """The configuration is valid by the server's own schema, and names what the file has."""
+    service = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    from google.protobuf import text_format
+
+    folder = write_repository(tmp_path / "models", exported[1])
+    assert (folder / "1/model.onnx").read_bytes() == exported[1].read_bytes()
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), service.ModelConfig())
+    assert config.name == "detector" and config.max_batch_size > 1
+    assert [value.name for value in config.input] == ["images", "image_sizes", "original_sizes"]
+    assert list(config.input[0].dims) == [3, -1, -1] and list(config.input[1].dims) == [2]
+    outputs = {value.name: value for value in config.output}
+    assert list(outputs["count"].dims) == [1] and not outputs["count"].reshape.shape
+    with pytest.raises(UserError, match="is not empty"):
+        write_repository(tmp_path / "models", exported[1])
 
 
 def test_only_operators_of_onnx(exported):
