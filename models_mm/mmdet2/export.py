@@ -219,11 +219,12 @@ def example(rule: Description) -> tuple[torch.Tensor, ...]:
     return images, sizes, 2 * sizes
 
 
-def free_dimensions(rule: Description) -> dict:
+def free_dimensions(model: PlainDetector, rule: Description) -> dict:
     """What may change from call to call, for ``torch.export``."""
     batch = torch.export.Dim("batch", min=1)
     # PyTorch must know that no map has a side of 1; ONNX runtimes take smaller images too
-    sides = (torch.export.Dim(name, min=rule.divisor + 1) for name in ("height", "width"))
+    smallest = max(rule.divisor, model.stride) + 1
+    sides = (torch.export.Dim(name, min=smallest) for name in ("height", "width"))
     free = dict(enumerate(sides, 2)) if rule.shape is None else {}
     return dict(images={0: batch, **free}, image_sizes={0: batch}, original_sizes={0: batch})
 
@@ -238,7 +239,7 @@ def traced(model: PlainDetector, rule: Description) -> torch.export.ExportedProg
         return torch.export.export(
             model,
             example(rule),
-            dynamic_shapes=free_dimensions(rule),
+            dynamic_shapes=free_dimensions(model, rule),
             strict=False,
             # what PyTorch assumes of sizes, such as that a side is not 1, holds for one more image
             # size or not, but does not change the graph

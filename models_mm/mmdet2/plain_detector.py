@@ -41,6 +41,7 @@ class PlainDetector(nn.Module):
         max_det: K.
 
     Attributes:
+        stride: of its coarsest map.
         with_masks: whether there are masks among the outputs.
 
     Raises:
@@ -60,6 +61,8 @@ class PlainDetector(nn.Module):
         else:
             self.rpn = Proposals(detector.rpn_head)
             self.boxes = RoIBoxes(detector.roi_head, max_det)
+        anchors = (self.boxes if self.rpn is None else self.rpn).anchors
+        self.stride = max(side for sides in anchors.strides for side in sides)
         self.with_masks = self.rpn is not None and detector.roi_head.with_mask
         self.masks = RoIMasks(detector.roi_head) if self.with_masks else None
 
