@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     of_config = (args.config, args.checkpoint)
     if bool(args.model) == any(of_config) or any(of_config) != all(of_config):
         parser.error("give either --model, or --config and --checkpoint")
+    if args.model and not args.model.endswith(".onnx"):
+        parser.error(f"--model {args.model}: must end with .onnx")
     for name in ("device", "cfg_options"):
         if args.model and getattr(args, name):
             parser.error(f"--{name.replace('_', '-')} is not for an exported detector (--model)")
