@@ -229,7 +229,7 @@ class RoIBoxes(nn.Module):
         scores = (total / len(self.heads)).softmax(1)[:, :-1]
         boxes = refined / double(scales)[image]
         # Back to one row per proposal; those that do not count have the score 0 of every class.
-        scores = placed(scores, rows, shape)  # (N, L, C)
+        scores = placed(scores, rows, shape) * valid[..., None]  # (N, L, C)
         boxes = placed(boxes, rows, shape)  # (N, L, C or 1, 4)
         classes = scores.shape[2]
         boxes = boxes.expand(-1, -1, classes, -1).flatten(1, 2)  # (N, L C, 4)

@@ -125,6 +125,17 @@ def test_outputs_are_those_of_mmdet(tmp_path, kind):
                 assert (ours != flat[place]).mean() <= 1e-3
 
 
+@pytest.mark.parametrize("kind", ["mask", "cascade"])
+def test_without_proposals_nothing_is_found(tmp_path, kind):
+    own, weights = detector(tmp_path, kind, **{"model.test_cfg.rpn.min_bbox_size": 1000})
+    rule = describe(own, weights, None, None, "fp32")
+    inputs = [torch.from_numpy(value) for value in graph_inputs(photos(), rule).values()]
+    with torch.no_grad():
+        outputs = plain_form(own, rule)(*inputs)
+    assert not any(output.any() for output in outputs)
+    assert not len(own(photos()[0]))
+
+
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
