@@ -5,6 +5,7 @@ import copy
 import hashlib
 import importlib.metadata
 import importlib.util
+import logging
 import os
 import tempfile
 import warnings
@@ -279,6 +280,12 @@ def name_dimensions(model, rule: Description) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the warnings of the exporter, which nobody who exports can act on."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
