@@ -224,7 +224,10 @@ def show(kind: str, place: Path) -> None:
     """The evaluation's numbers, and tools/show_results.py."""
     dataset, results = tested(kind, place)
     values = dataset.evaluate(results, METRICS[kind])
-    assert values and all(np.isfinite(v) for v in values.values() if isinstance(v, float)), values
+    boxes = [result[0] if kind == "masks" else result for result in results]
+    nothing = not any(len(of_class) for of_image in boxes for of_class in of_image)
+    assert values or nothing, "no metrics"
+    assert all(np.isfinite(v) for v in values.values() if isinstance(v, float)), values
     draw_comparisons(dataset, results, str(place / "pictures"), 4)
 
 
