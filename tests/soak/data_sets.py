@@ -48,6 +48,7 @@ CONFIGS = {
     "masks": ROOT / "tests" / "soak" / "tiny_mask.py",
 }
 METRICS = {"boxes": ["bbox"], "masks": ["bbox", "segm"]}
+LINES = 7  # of a message: bad images are listed, five at most
 LIMIT = 120  # seconds of a step; on a busy machine too
 
 
@@ -114,8 +115,8 @@ def forked(step: Callable[[], str | None], log: Path) -> str:
             said = step() or "ok"
         except UserError as error:
             said = f"error: {error}"
-            if len(said.splitlines()) > 3 or "Traceback" in said:
-                said = f"BROKEN: more than a line: {said}"
+            if len(said.splitlines()) > LINES or "Traceback" in said:
+                said = f"BROKEN: too long: {said}"
         except BaseException as error:
             traceback.print_exc()
             said = f"BROKEN: {type(error).__name__}: {error}"
