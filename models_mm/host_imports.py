@@ -55,7 +55,7 @@ def stand_by() -> None:
     if not any(isinstance(finder, HostFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, HostFinder())
     for name in HOOKS:
-        if name in sys.modules:
+        if sys.modules.get(name) is not None:  # None: somebody has forbidden the import
             call_hook(name)
 
 

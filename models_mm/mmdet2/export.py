@@ -224,7 +224,7 @@ def free_dimensions(model: PlainDetector, rule: Description) -> dict:
     """What may change from call to call, for ``torch.export``."""
     batch = torch.export.Dim("batch", min=1)
     # PyTorch must know that no map has a side of 1; ONNX runtimes take smaller images too
-    smallest = max(rule.divisor, model.stride) + 1
+    smallest = 2 * max(rule.divisor, model.stride) + 1
     sides = (torch.export.Dim(name, min=smallest) for name in ("height", "width"))
     free = dict(enumerate(sides, 2)) if rule.shape is None else {}
     return dict(images={0: batch, **free}, image_sizes={0: batch}, original_sizes={0: batch})

@@ -103,8 +103,8 @@ def in_frame(detector: Detector, photo: np.ndarray, rule: Description):
     augmented = model.cfg.data.test.pipeline[1]
     augmented.img_scale = resized_size(*photo.shape[:2], rule)[::-1]
     padded = tuple(-(-side // rule.divisor) * rule.divisor for side in rule.shape)
-    steps = [step for step in augmented.transforms if step.type != "Pad"]
-    place = [step.type for step in steps].index("Normalize") + 1
+    steps = [step for step in augmented.transforms if step["type"] != "Pad"]
+    place = [step["type"] for step in steps].index("Normalize") + 1
     steps.insert(place, dict(type="Pad", size=padded))
     augmented.transforms = steps
     for step in augmented.transforms:

@@ -125,7 +125,7 @@ def test_bad_photos(exported, tmp_path, content, message):
         np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8),
         np.random.default_rng(0).integers(0, 256, (40, 50, 4), np.uint8),
         np.random.default_rng(0).integers(0, 2**16, (40, 50, 3), np.uint16),
-        np.full((3, 2000, 3), 9, np.uint8),
+        np.random.default_rng(0).integers(0, 256, (3, 2000, 3), np.uint8),
     ],
     ids=["1x1", "grey", "RGBA", "16 bit", "long"],
 )
@@ -135,8 +135,9 @@ def test_unusual_photos(exported, tmp_path, photo):
     other = models_mm.Detector(file, score_thr=0.0, providers=["cpu"])
     cv2.imwrite(str(tmp_path / "photo.png"), photo)
     expected, found = own(tmp_path / "photo.png"), other(tmp_path / "photo.png")
-    assert len(found) == len(expected)
-    np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    if photo.shape[:2] != (1, 1):  # which has equal scores in many places
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=0.01)
     if photo.shape[2:] != (3,) or photo.dtype != np.uint8:
         with pytest.raises(UserError, match="an image must be BGR pixels"):
             other(photo)
@@ -176,7 +177,7 @@ def test_files_that_are_no_exported_detector(tmp_path):
         models_mm.Detector(tmp_path / "other.onnx")
 
 
-def test_metrics_are_those_of_the_detector(exported, demo_data, tmp_path, monkeypatch, capsys):
+def test_metrics_are_those_of_the_detector(exported, demo_data, tmp_path, monkeypatch):
     file = exported[1]
     monkeypatch.chdir(tmp_path)
     settings = ["--eval", "bbox", *data_options(demo_data)]
@@ -186,7 +187,6 @@ def test_metrics_are_those_of_the_detector(exported, demo_data, tmp_path, monkey
         test.main([*start, "--work-dir", str(tmp_path / str(len(found))), *settings])
         (written,) = (tmp_path / str(len(found))).glob("eval_*.json")
         found.append(json.loads(written.read_text())["metric"])
-    capsys.readouterr()
     assert found[0].keys() == found[1].keys()
     for name, value in found[0].items():
         assert found[1][name] == pytest.approx(value, abs=5e-4) or isinstance(value, str)
