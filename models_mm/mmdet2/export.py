@@ -99,7 +99,7 @@ def verify(
     Raises:
         UserError: by more than the tolerance.
     """
-    rows = [compare(detector, exported, photo, name) for name, photo in photos]
+    rows = [row for photo in photos for row in compare(detector, exported, [photo])]
     print(table(rows))
     tolerance = Tolerance.of(exported.description.precision)
     wrong = [row.photo for row in rows if not row.within(tolerance)]

@@ -78,26 +78,25 @@ def photos_of(names: list[str]) -> list[tuple[str, np.ndarray]]:
 
 
 def compare(
-    detector: Detector, exported: ExportedModel, photo: np.ndarray, name: str
-) -> Difference:
-    """Let both find the objects of a photo, of any score that the config allows."""
-    rule = exported.description
-    classes = rule.classes
-    expected = inference_detector(in_frame(detector, photo, rule), photo)
-    found = exported.results([photo])[0]
-    lowest = rule.score_thr
-    return differences(
-        Tolerance.of(rule.precision).score,
-        Detections.of_result(photo, expected, lowest, classes),
-        Detections.of_result(photo, found, lowest, classes),
-        name,
-    )
+    detector: Detector, exported: ExportedModel, photos: list[tuple[str, np.ndarray]]
+) -> list[Difference]:
+    """Let both find the objects of a batch of photos, of any score that the config allows."""
+    rule, (names, pixels) = exported.description, zip(*photos, strict=True)
+    if rule.shape is None:
+        expected = inference_detector(detector.model, list(pixels))
+    else:
+        expected = [inference_detector(in_frame(detector, photo, rule), photo) for photo in pixels]
+    rows = []
+    for name, photo, *results in zip(
+        names, pixels, expected, exported.results(pixels), strict=True
+    ):
+        objects = [Detections.of_result(photo, x, rule.score_thr, rule.classes) for x in results]
+        rows.append(differences(Tolerance.of(rule.precision).score, *objects, name))
+    return rows
 
 
 def in_frame(detector: Detector, photo: np.ndarray, rule: Description):
-    """mmdet's detector; it pads a photo to the frame of the exported one, if that is fixed."""
-    if rule.shape is None:
-        return detector.model
+    """mmdet's detector; it pads a photo to the fixed frame of the exported one."""
     model = copy.copy(detector.model)  # the same weights, with another pipeline
     model.cfg = copy.deepcopy(detector.model.cfg)
     augmented = model.cfg.data.test.pipeline[1]
