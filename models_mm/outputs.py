@@ -1,7 +1,9 @@
 """Tools write inside the folder that they were given, and never over a file that they read."""
 
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -71,6 +73,60 @@ class Outputs:
         if entry in self.placed or (place.is_dir() and not place.is_symlink()):
             return False
         return not os.path.lexists(place) or entry not in self.protected
+
+
+@contextmanager
+def new_folder(out: str | Path) -> Iterator[Path]:
+    """A folder to write to, which becomes ``out`` at the end; after an error nothing is left.
+
+    Args:
+        out: a folder that is missing or empty.
+
+    Raises:
+        UserError: ``out`` has files or cannot be written.
+    """
+    out = Path(out)
+    refuse_files(out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:60]}-") as scratch:
+            made = Path(scratch) / "made"  # the scratch folder itself is private
+            made.mkdir()
+            yield made
+            os.replace(made, out)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+
+
+def refuse_files(out: Path) -> None:
+    """Refuse a folder that has files, and a file.
+
+    Raises:
+        UserError: ``out`` is neither missing nor an empty folder.
+    """
+    if os.path.lexists(out) and not out.is_dir():
+        raise UserError(f"{out} is a file: give a new folder")
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: give a new folder")
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file in UTF-8, so that the path never has a part of it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.unlink(missing_ok=True)
+        scratch.write_text(content, encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def refuse_input(out: str | Path, inputs: Iterable[str | Path]) -> None:

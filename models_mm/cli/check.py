@@ -1,6 +1,7 @@
 """Find everything that is wrong with a data set before a training reads it.
 
-``models_mm data check ANNOTATIONS.json IMAGE_FOLDER`` or, for the data of a config,
+``models_mm data check ANNOTATIONS.json IMAGE_FOLDER``, ``models_mm data check FOLDER`` with labels
+of COCO, YOLO or Pascal VOC, the same with a ``data.yaml``, or, for the data of a config,
 ``models_mm data check CONFIG [--split train val]``. Every annotation and every image is
 read. The exit code is 1 when something would disturb a training, else 0.
 """
@@ -8,6 +9,7 @@ read. The exit code is 1 when something would disturb a training, else 0.
 import argparse
 import collections
 from collections.abc import Iterator
+from pathlib import Path
 
 from models_mm.cli.command import KeyValues, Parser
 from models_mm.config_files import is_config
@@ -18,7 +20,7 @@ from models_mm.values import whole_option
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; options that do not fit together are refused."""
     parser = Parser(description=__doc__)
-    parser.add_argument("source", metavar="ANNOTATIONS.json|CONFIG")
+    parser.add_argument("source", metavar="ANNOTATIONS.json|FOLDER|data.yaml|CONFIG")
     parser.add_argument("images", nargs="?", default="", help="folder of the images")
     parser.add_argument("--classes", nargs="+", help="names of the classes to train")
     parser.add_argument(
@@ -38,7 +40,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             parser.error("a config names images, classes and masks (--cfg-options changes them)")
     elif args.split or args.cfg_options:
         parser.error("--split and --cfg-options are for configs (.py)")
+    elif is_data(args.source) and (args.images or args.classes):
+        parser.error("the image folder and --classes are for a JSON file")
     return args
+
+
+def is_data(text: str) -> bool:
+    """Whether a text names labels that find their own images."""
+    return Path(text).is_dir() or text.lower().endswith((".yaml", ".yml"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,11 +63,15 @@ def main(argv: list[str] | None = None) -> None:
 
     if is_config(args.source):
         parts = list(of_config(args))
+    elif is_data(args.source):
+        check_data(args)
+        return
     else:
         masks = "pixels" if args.masks else None
         paths = dict(ann_file=args.source, img_prefix=args.images)
         classes = tuple(args.classes) if args.classes else None
         parts = [(args.source, dict(**paths, classes=classes, masks=masks))]
+        print_summary(args.source, args.images)
     problems = []
     for name, source in parts:
         if source is None:
@@ -71,6 +84,41 @@ def main(argv: list[str] | None = None) -> None:
     if not any(source for _, source in parts):
         raise UserError("nothing was checked: only data sets in COCO's format can be")
     if problems:
+        raise SystemExit(1)
+
+
+def print_summary(source: str, images: str) -> None:
+    """Print what is in a JSON file in COCO's format.
+
+    Raises:
+        UserError: it is in another format.
+    """
+    from models_mm.data.formats.coco import read_coco
+    from models_mm.data.summary import summary
+
+    data = read_coco(Path(source), {"all": Path(source)}, {"all": Path(images)})
+    print("\n".join(summary(data)))
+
+
+def check_data(args: argparse.Namespace) -> None:
+    """Check a folder or a ``data.yaml``, and print what is in it.
+
+    Raises:
+        SystemExit: with 1, something would disturb a training.
+        UserError: it is of no known format.
+    """
+    from models_mm.data.check import HARMLESS
+    from models_mm.data.check_labels import check_labels
+    from models_mm.data.sources import read_data
+    from models_mm.data.summary import summary
+
+    data = read_data(args.source)
+    print("\n".join(summary(data)))
+    for note in data.notes:
+        print(f"  note: {note}")
+    found = check_labels(data, args.masks)
+    report(found, args.show, HARMLESS)
+    if any(problem.kind not in HARMLESS for problem in found):
         raise SystemExit(1)
 
 

@@ -215,6 +215,12 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The data set of a command, with the image folder of a JSON file."""
+    parser.add_argument("data", metavar="DATA", help="labelled images")
+    parser.add_argument("--images", help="image folder of a JSON file (default: looked for)")
+
+
 def child_environment(**more: str) -> dict[str, str]:
     """The environment of this process for a new Python that is to import this package too."""
     place = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -1,0 +1,1 @@
+"""Readers of labelled images in the formats of COCO, YOLO and Pascal VOC."""
