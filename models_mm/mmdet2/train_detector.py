@@ -17,6 +17,7 @@ from models_mm.errors import UserError
 from models_mm.mmdet2.building import build_data, built
 from models_mm.mmdet2.configs import compatible
 from models_mm.mmdet2.data_files import check_image_files
+from models_mm.mmdet2.early_stopping import EarlyStopping
 from models_mm.mmdet2.evaluation import EvaluationHook, check_best, check_evaluation
 from models_mm.mmdet2.faults import BadImages, LossCheck
 from models_mm.mmdet2.loaders import Loader
@@ -208,4 +209,9 @@ def evaluation_hook(loader: Loader, cfg: Config, model: nn.Module) -> Evaluation
     names = {"metric": "evaluation.metric", "option": "evaluation."}
     check_evaluation(loader.dataset, model, hook.eval_kwargs, names)
     check_best(loader.dataset, hook.save_best, hook.eval_kwargs)
+    if cfg.get("early_stopping") is not None:
+        stopping = built("early_stopping", lambda: EarlyStopping(**cfg.early_stopping))
+        name = "early_stopping.monitor"
+        check_best(loader.dataset, stopping.monitor, hook.eval_kwargs, name)
+        hook.early_stopping = stopping
     return hook
