@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
 # the same commands on less data, and for a shorter time
 SMALLER = {
+    r"recnext_m3 --data photos": "recnext_tiny --data data/demo --epochs 1 --size 96",
+    r"predict.py more_photos": "predict.py data/demo/val2017",
     r"--train 1000 --val 100": "--train 8 --val 5 --size 128x96",
     r"--train 300 --val 60": "--train 12 --val 6 --size 128x96",
     r"max_epochs=6": "max_epochs=1",

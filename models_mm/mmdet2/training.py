@@ -23,7 +23,7 @@ from models_mm.errors import Preempted, UserError
 from models_mm.mmdet2 import work_dirs
 from models_mm.mmdet2.building import build_model, join, prepare
 from models_mm.mmdet2.config_changes import check_changes
-from models_mm.mmdet2.configs import check_files, load_config
+from models_mm.mmdet2.configs import check_files, load_config, skip_overwritten
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.train_detector import start_loaders, train_detector
 from models_mm.randomness import seeded
@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.cfg_options)
     splits = ("train",) if args.no_validate else ("train", "val")
     check_settings(cfg, splits, training=True)
+    if args.no_validate and cfg.get("early_stopping") is not None:
+        raise UserError("early_stopping needs evaluations: leave --no-validate out")
     if args.resume_from:
         cfg.resume_from = args.resume_from
     # torchrun has started the job again after a fault (MAX_RESTARTS)
@@ -48,10 +50,13 @@ def run(args: argparse.Namespace) -> None:
         if not (cfg.get("auto_scale_lr") or {}).get("base_batch_size"):
             raise UserError("--auto-scale-lr needs auto_scale_lr.base_batch_size in the config")
         cfg.auto_scale_lr.enable = True
+    skip_overwritten(cfg)
     check_files(cfg, splits)
     prepare(cfg, args)
     if args.seed is None:
         args.seed = cfg.get("seed")
+    if args.seed is None:
+        args.seed = args.default_seed
     with seeded(args.seed or 0):  # on all ranks alike, whatever a data set draws
         loaders, validation = start_loaders(cfg, not args.no_validate)
     distributed = join(cfg, args)
