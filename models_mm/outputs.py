@@ -95,7 +95,7 @@ def new_folder(out: str | Path) -> Iterator[Path]:
             yield made
             os.replace(made, out)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{out} cannot be written: {error}") from error
 
 
 def refuse_files(out: Path) -> None:

@@ -70,6 +70,9 @@ def follow(typed: list[str], folder: Path, **environment: str) -> list[str]:
     python = folder / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
+    console = folder / "bin" / "models_mm"
+    console.write_text('#!/bin/sh\nexec python -m models_mm "$@"\n')
+    console.chmod(0o755)
     environment = {**os.environ, "PYTHON": sys.executable, "MPLBACKEND": "Agg", **environment}
     environment["PATH"] = f"{folder / 'bin'}:{environment['PATH']}"
     environment.pop("PYTHONPATH", None)

@@ -70,6 +70,8 @@ def browse_labels(args: argparse.Namespace) -> None:
 
     data = load_data(args.source, args.images)
     pictures, unread = draw_labels(data, args.out, args.number or 12, args.seed)
+    for note in data.notes:
+        print(f"note: {note}")
     for message in unread:
         print(f"not drawn: {message}")
     print(f"{len(pictures)} pictures in {args.out}")

@@ -11,6 +11,8 @@ from pathlib import Path
 from models_mm.cli.command import Parser, add_data
 from models_mm.values import SEED, number, option, output_folder
 
+SHOWN = 20  # names of images
+
 
 def main(argv: list[str] | None = None) -> None:
     """Split as the command line says.
@@ -48,5 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     for note in data.notes:
         print(f"note: {note}")
     print("\n".join(summary(data)))
-    print(f"val: {', '.join(image.name for image in data.parts['val'].images)}")
+    names = [image.name for image in data.parts["val"].images]
+    more = f" and {len(names) - SHOWN} more ({args.out}/val.txt)" if len(names) > SHOWN else ""
+    print(f"val: {', '.join(names[:SHOWN])}{more}")
     print(f"written: {args.out}/data.yaml")

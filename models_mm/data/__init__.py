@@ -1,1 +1,1 @@
-"""COCO files (read safely, checked), image files, and seeded training samples."""
+"""Labels (read safely, checked, converted, split), image files, and seeded training samples."""

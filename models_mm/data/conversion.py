@@ -69,7 +69,7 @@ def convert(data: DataSet, form: str, out: str | Path, link: bool = False) -> li
     losses: Counter[str] = Counter()
     with new_folder(out) as folder:
         write(data, folder, link, losses)
-    return [f"{number} {loss}" for loss, number in losses.items()]
+    return [f"{loss} ({number})" for loss, number in losses.items()]
 
 
 def write_coco(data: DataSet, folder: Path, link: bool, losses: Counter) -> None:
@@ -104,12 +104,12 @@ def yolo_lines(image: LabelledImage, classes: tuple[str, ...], losses: Counter) 
     lines = []
     for thing in image.objects:
         if thing["iscrowd"]:
-            losses["crowds or difficult objects are left out: YOLO has none"] += 1
+            losses["crowds and difficult objects are left out"] += 1
             continue
         polygons = polygons_of(thing.get("segmentation"))
         if polygons:
             if len(polygons) > 1:
-                losses["masks in several parts are joined by lines: YOLO has one polygon"] += 1
+                losses["masks in several parts are joined to one polygon"] += 1
             values = joined(polygons)
         else:
             left, top, right, bottom = corners(thing, image)
@@ -128,7 +128,7 @@ def write_voc(data: DataSet, folder: Path, link: bool, losses: Counter) -> None:
         for image in part.images:
             flat = "".join(c if c.isprintable() else "_" for c in image.name.replace("/", "_"))
             if flat != image.name:
-                losses["images get new names: VOC has one folder"] += 1
+                losses["images get new names, as there is one folder"] += 1
             place = unique_name(flat, used, losses)
             put_image(part, image, folder / "JPEGImages" / place, link)
             stem = PurePosixPath(place).stem
@@ -154,12 +154,12 @@ def voc_annotation(image: LabelledImage, name: str, losses: Counter) -> str:
     lines.append(f"  <size>{size}</size>")
     for thing in image.objects:
         if "segmentation" in thing:
-            losses["masks are left out: VOC's XML has boxes"] += 1
+            losses["masks are left out"] += 1
         exact = corners(thing, image)
         left, top, right, bottom = map(round, exact)
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         if exact != (left, top, right, bottom):
-            losses["boxes are rounded: VOC has whole pixels"] += 1
+            losses["boxes are rounded to whole pixels"] += 1
         sides = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
         box = "".join(f"<{side}>{value}</{side}>" for side, value in sides.items())
         lines += ["  <object>", f"    <name>{escape(thing['class'])}</name>"]
@@ -213,7 +213,7 @@ def unique_name(name: str, used: set[str], losses: Counter) -> str:
         number += 1
         place = path.with_name(f"{path.stem}_{number}{path.suffix}")
     if place != path:
-        losses["images get new names: another one has the same label file"] += 1
+        losses["images get new names, as others have the same label file"] += 1
     used.add(str(place.with_suffix("")))
     return str(place)
 

@@ -23,13 +23,13 @@ import yaml
 
 from models_mm.data.fields import shown
 from models_mm.data.formats.coco import annotation_files, read_coco
-from models_mm.data.formats.labels import PARTS, DataSet, Fault, Part, class_name, named, read_text
+from models_mm.data.formats.labels import PARTS, DataSet, Fault, class_name, named, read_text
 from models_mm.data.formats.voc import is_voc, read_voc
 from models_mm.data.formats.yolo import read_yolo
 from models_mm.errors import UserError, did_you_mean
 
 YAML = (".yaml", ".yml")
-MAX_YAML = 2**20  # bytes
+MAX_YAML = 2**17  # bytes; thousands of classes, and seconds for the slow parser
 KEYS = ("train", "val", "test", "classes", "train_images", "val_images", "test_images")
 
 
@@ -61,6 +61,8 @@ def load_data(
         UserError: names the file, and the line or field of the first fault.
     """
     data = read_data(source, images)
+    if "train" not in data.parts:
+        raise UserError(f"{named(data.source)} has no train, only {', '.join(data.parts)}")
     if val is not None:
         data = with_validation(data, read_data(val, val_images))
     if data.faults:
@@ -86,10 +88,9 @@ def read_data(source: str | Path, images: str | Path | None = None) -> DataSet:
     except OSError as error:
         place = named(error.filename or source)
         raise UserError(f"{place} cannot be read: {error.strerror}") from error
-    if not any(part.images for part in data.parts.values()) and not data.faults:
-        raise UserError(f"{named(source)}: there are no images")
-    if not data.classes and not data.faults:
-        raise UserError(f"{named(source)}: there are no labels, in {data.format}'s format")
+    for name, part in data.parts.items():
+        if name != "test" and not part.objects() and not data.faults:
+            raise UserError(f"{named(source)}: {name}: no image has an object")
     check_overlap(data)
     return data
 
@@ -100,7 +101,7 @@ def _read(source: Path, images: Path | None) -> DataSet:
     if not source.exists():
         raise UserError(f"no such file or folder: {name}")
     if images is not None and not images.is_dir():
-        raise UserError(f"--images: no such folder: {named(images)}")
+        raise UserError(f"no such folder of images: {named(images)}")
     if source.is_dir():
         if images is not None:
             raise UserError(f"{name}: --images is for a JSON file, not for a folder")
@@ -127,11 +128,12 @@ def read_folder(folder: Path) -> DataSet:
     settings = load_yaml(yaml_file) if yaml_file else {}
     if is_description(settings):
         return read_description(yaml_file, settings)  # what it describes may lie beside it
-    annotations = annotation_files(folder)
+    voc = is_voc(folder)
+    annotations = annotation_files(folder, others=voc or yaml_file is not None)
     found = {
         f"{yaml_file.name if yaml_file else ''} (YOLO)": yaml_file is not None,
         f"{', '.join(file.name for file in annotations.values())} (COCO)": bool(annotations),
-        "XML files (VOC)": is_voc(folder),
+        "XML files (VOC)": voc,
     }
     formats = [form for form, there in found.items() if there]
     if len(formats) > 1:
@@ -154,8 +156,8 @@ def read_folder(folder: Path) -> DataSet:
 def find_yaml(folder: Path) -> Path | None:
     """The YAML file of a folder: ``data.yaml``, or the only one."""
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in YAML)
-    named = [file for file in files if file.stem == "data"]
-    return named[0] if named else files[0] if len(files) == 1 else None
+    usual = [file for file in files if file.stem == "data"]
+    return usual[0] if usual else files[0] if len(files) == 1 else None
 
 
 def load_yaml(file: Path) -> dict:
@@ -248,8 +250,8 @@ def select_classes(data: DataSet, classes: object) -> None:
 
 
 def with_validation(data: DataSet, other: DataSet) -> DataSet:
-    """A data set with the validation of another source: its ``val``, or else its ``train``."""
-    val: Part = other.parts.get("val") or other.parts["train"]
+    """A data set with the validation of another source: its ``val``, or else its images."""
+    val = next(other.parts[name] for name in ("val", "train", "test") if name in other.parts)
     known = set(data.classes)
     unknown = sorted({thing["class"] for thing in val.objects()} - known)
     faults = data.faults + other.faults

@@ -37,10 +37,13 @@ def draw_labels(
     """
     places = Outputs(out, files_of(data))
     chosen, unread, pictures = random.Random(seed), [], []
+    names = data.classes
+    if any(thing["iscrowd"] for part in data.parts.values() for thing in part.objects()):
+        names += tuple(f"{name} (crowd)" for name in names)
     for name, part in data.parts.items():
         for image in chosen.sample(part.images, min(number, len(part.images))):
             try:
-                picture = labelled_picture(part, image, data.classes)
+                picture = labelled_picture(part, image, names)
             except UserError as error:
                 unread.append(str(error))
                 continue
@@ -51,8 +54,13 @@ def draw_labels(
     return pictures, unread
 
 
-def labelled_picture(part: Part, image: LabelledImage, classes: tuple[str, ...]) -> np.ndarray:
+def labelled_picture(part: Part, image: LabelledImage, names: tuple[str, ...]) -> np.ndarray:
     """An image with its labels, BGR (H, W, 3), at most ``LONGEST`` pixels high and wide.
+
+    Args:
+        part: that has the image.
+        image: with its objects.
+        names: of the classes, and of the crowds of each class if there are crowds.
 
     Raises:
         UserError: the image cannot be read, or has another size than its labels say.
@@ -66,10 +74,9 @@ def labelled_picture(part: Part, image: LabelledImage, classes: tuple[str, ...])
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     boxes = np.array([thing["bbox"] for thing in image.objects], np.float64).reshape(-1, 4)
     boxes = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) * scale
-    names = classes + tuple(f"{name} (crowd)" for name in classes)
-    labels = np.array(
-        [classes.index(t["class"]) + t["iscrowd"] * len(classes) for t in image.objects], np.int64
-    )
+    crowds = {thing["class"]: f"{thing['class']} (crowd)" for thing in image.objects}
+    shown = [crowds[t["class"]] if t["iscrowd"] else t["class"] for t in image.objects]
+    labels = np.array([names.index(name) for name in shown], np.int64)
     with_mask = [i for i, thing in enumerate(image.objects) if "segmentation" in thing][:MAX_MASKS]
     masks = [
         mask_of(image.objects[i]["segmentation"], image, pixels.shape[:2], scale) for i in with_mask

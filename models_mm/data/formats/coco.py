@@ -5,6 +5,7 @@ coordinates are kept as they are.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from models_mm.data.fields import (
     shown,
 )
 from models_mm.data.formats.labels import (
+    PART_FOLDERS,
     PARTS,
     DataSet,
     Fault,
@@ -32,6 +34,7 @@ from models_mm.data.formats.labels import (
 )
 from models_mm.errors import UserError
 
+TELLING = re.compile("train|val|test|coco|annotation|instances|labels", re.IGNORECASE)
 ROBOFLOW = "_annotations.coco.json"  # in the folder of its images
 
 
@@ -132,12 +135,12 @@ def used_classes(contents: dict[str, dict]) -> tuple[tuple[str, ...], list[str]]
     """
     categories = [c for content in contents.values() for c in content["categories"]]
     names = {category["name"] for category in categories}
-    above = {str(c.get("supercategory")) for c in categories if c["name"] != c.get("supercategory")}
+    above = [c.get("supercategory") for c in categories if c["name"] != c.get("supercategory")]
     with_objects = set()
     for content in contents.values():
         ids = {annotation["category_id"] for annotation in content["annotations"]}
         with_objects |= {c["name"] for c in content["categories"] if c["id"] in ids}
-    left_out = (names & above) - with_objects
+    left_out = {name for name in above if isinstance(name, str)} & names - with_objects
     notes = [
         f"the category {name!r} has no objects and is the supercategory of others: it is no class"
         for name in sorted(left_out)
@@ -168,14 +171,14 @@ def image_folder(file: Path, part: str, images: list[dict]) -> Path:
     """The folder with the images of an annotation file: the first that has the first image.
 
     ``annotations/instances_train2017.json`` may have its images in ``train2017``, ``train``,
-    ``images/train2017``, ``images/train``, ``images``, and beside itself.
+    ``images/train2017``, ``images/train``, ``images`` or ``data``, and beside itself.
 
     Raises:
         UserError: none of these folders has it.
     """
     root = file.parent.parent if file.parent.name == "annotations" else file.parent
     names = [file.stem.removeprefix("instances_"), part, "valid" if part == "val" else part]
-    names = [*names, *(f"images/{name}" for name in names), "images", ""]
+    names = [*names, *(f"images/{name}" for name in names), "images", "data", ""]
     folders = [*(root / name for name in names), file.parent]
     if not images:
         return next(folder for folder in folders if folder.is_dir())
@@ -207,22 +210,29 @@ def is_file(folder: Path, image: dict) -> bool:
     return os.path.isfile(os.path.join(folder, image["file_name"]))
 
 
-def annotation_files(folder: Path) -> dict[str, Path]:
+def annotation_files(folder: Path, others: bool) -> dict[str, Path]:
     """The annotation file of each part of a folder in COCO's layout; empty if it is none.
 
     Files of captions, keypoints and the like are left out if there are ``instances_*.json``. A
     single file of any name is that of the training.
 
+    Args:
+        folder: with ``annotations/*.json``, or with JSON files.
+        others: there are labels of another format; JSON files that are not named like annotations
+            have another purpose then.
+
     Raises:
         UserError: two files may be those of the same part.
     """
     found = {}
-    for name in sorted(os.listdir(folder)):
-        if (file := folder / name / ROBOFLOW).is_file() and (part := part_of(name)):
+    for name, part in PART_FOLDERS.items():
+        if (file := folder / name / ROBOFLOW).is_file():
             found[part] = file
     if found:
         return found
-    files = sorted((folder / "annotations").glob("*.json")) or sorted(folder.glob("*.json"))
+    files = sorted((folder / "annotations").glob("*.json"))
+    if not files:
+        files = [f for f in sorted(folder.glob("*.json")) if not others or TELLING.search(f.stem)]
     files = [file for file in files if file.name.startswith("instances_")] or files
     if len(files) == 1 and part_of(files[0].stem) is None:
         return {"train": files[0]}
@@ -239,6 +249,6 @@ def annotation_files(folder: Path) -> dict[str, Path]:
 
 
 def part_of(name: str) -> str | None:
-    """The part that a file or folder is for, by its name."""
+    """The part that an annotation file is for, by its name."""
     name = name.lower()
     return next((part for part in PARTS if part in name), None)

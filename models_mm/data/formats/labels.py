@@ -30,6 +30,7 @@ from models_mm.errors import UserError
 
 OVERHANG = 1.0  # pixels; tools disagree whether the first pixel is 0 or 1, and they round
 PARTS = ("train", "val", "test")
+PART_FOLDERS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 EXIF_ORIENTATION = 0x0112
 TURNED = (5, 6, 7, 8)  # orientations in which width and height change places
 
@@ -215,7 +216,9 @@ def class_name(value: object) -> str:
     if isinstance(value, bool):
         raise ValueError(f"{value} is no name: YAML reads yes, no, on and off so; use quotes")
     name = str(value).strip() if isinstance(value, (str, int, float)) else ""
-    if not name or not name.isprintable():
+    if not name:
+        raise ValueError(f"there is no name in {shown(value) or 'an empty text'}")
+    if not name.isprintable():
         raise ValueError(f"{shown(value)} is no name of a class")
     return name
 

@@ -14,15 +14,13 @@ at the border of the image.
 """
 
 import math
-import os
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
 from pathlib import Path
 from xml.parsers import expat
 
 from models_mm.data.fields import shown
-from models_mm.data.formats.coco import part_of
 from models_mm.data.formats.labels import (
+    PART_FOLDERS,
     PARTS,
     DataSet,
     Fault,
@@ -90,15 +88,10 @@ def is_voc(folder: Path) -> bool:
 
 def flat_folders(folder: Path) -> dict[str, Path]:
     """The folders that have XML files beside their images, by part."""
-    if any(has_suffix(folder, ".xml")):
+    if any(folder.glob("*.xml")):
         return {"train": folder}
-    below = (folder / name for name in sorted(os.listdir(folder)) if part_of(name))
-    return {part_of(place.name): place for place in below if any(has_suffix(place, ".xml"))}
-
-
-def has_suffix(folder: Path, suffix: str) -> Iterable[Path]:
-    """The files of a folder with a suffix; none if it is no folder."""
-    return (file for file in folder.glob("*") if file.suffix.lower() == suffix)
+    below = {part: folder / name for name, part in PART_FOLDERS.items() if (folder / name).is_dir()}
+    return {part: place for part, place in below.items() if any(place.glob("*.xml"))}
 
 
 def parts_of(
@@ -160,9 +153,10 @@ def read_part(
     files = sorted(file for file in images.glob("*") if is_image(file))
     by_name = {file.stem: file for file in files[::-1]}
     if names is None:
-        annotated = {file.stem: named(file) for file in has_suffix(labels, ".xml")}
+        annotated = {file.stem: named(file) for file in labels.glob("*.xml")}
         names = sorted({**{stem: "" for stem in by_name}, **annotated}.items())
-    data.faults += same_label_file(file for file in files if file.stem in dict(names))
+    wanted = {name for name, _ in names}
+    data.faults += same_label_file(file for file in files if file.stem in wanted)
     found, unlabelled = [], []
     for name, where in names:
         image, annotation = by_name.get(name), labels / f"{name}.xml"
@@ -253,6 +247,8 @@ def pixel(box: ElementTree.Element, side: str) -> float:
         ValueError: it is missing or no number.
     """
     value = text(box.find(side))
+    if not value:
+        raise ValueError(f"bndbox: {side}: missing")
     try:
         number = float(value)
     except ValueError:
@@ -297,9 +293,10 @@ def parse_xml(content: str) -> LocatedElement:
     try:
         parser.Parse(content, True)
         root = builder.close()
-    except (expat.ExpatError, ValueError) as error:
-        line = getattr(error, "lineno", parser.CurrentLineNumber)
-        raise NotXml(line, error) from error
+    except expat.ExpatError as error:
+        raise NotXml(error.lineno, expat.ErrorString(error.code)) from error
+    except ValueError as error:
+        raise NotXml(parser.CurrentLineNumber, error) from error
     if root.tag != "annotation":
         raise NotXml(root.line, f"the element is {shown(root.tag)}, not annotation")
     return root

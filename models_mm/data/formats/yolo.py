@@ -65,7 +65,13 @@ def read_yolo(file: Path, settings: dict) -> DataSet:
     everything: set[Path] = set()
     for part in PARTS:
         if settings.get(part):
-            images = find_images(file, root, part, settings[part], data.faults)
+            try:
+                images = find_images(file, root, part, settings[part], data.faults)
+            except UserError as error:
+                if part != "test":  # no training needs it, and many sets come without it
+                    raise
+                data.notes.append(f"{error}; test is left out")
+                continue
             data.parts[part] = read_part(file, part, images, names, keypoints, data)
             everything |= set(images)
     data.faults += labels_without_images(everything)
@@ -134,7 +140,7 @@ def find_images(
         if not isinstance(entry, str) or "\0" in entry:
             raise UserError(f"{where}: {shown(entry)} is not a folder or a list of images")
         place = root / entry
-        if not place.exists() and entry.startswith("../"):  # as Roboflow writes them
+        if entry.startswith("../") and (root / entry[3:]).exists():  # as Roboflow writes them
             place = root / entry[3:]
         if place.is_dir():
             images.update(images_below(place))
@@ -212,7 +218,7 @@ def read_part(
             data.faults.append(Fault(f"{named(file)}: {part}", str(error)))
             continue
         found.append(LabelledImage(image.relative_to(folder).as_posix(), *size, objects))
-    if unlabelled and len(unlabelled) == len(images):
+    if unlabelled and len(unlabelled) == len(images) and part != "test":
         reason = f"no image has labels; looked for {named(label_file(images[0]))}"
         data.faults.append(Fault(f"{named(file)}: {part}", reason))
     elif unlabelled:
@@ -273,7 +279,7 @@ def read_object(words: list[str], size: tuple[int, int], names: list[str]) -> di
     points[::2] = [min(max(round(x, DIGITS), 0), size[0]) for x in points[::2]]
     points[1::2] = [min(max(round(y, DIGITS), 0), size[1]) for y in points[1::2]]
     if polygon_area(points) == 0:
-        raise ValueError("a polygon without area")
+        raise ValueError("a polygon without area: it needs three points that are not on a line")
     return labelled_object(name, bbox, [points])
 
 
