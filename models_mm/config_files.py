@@ -34,7 +34,7 @@ def find_config(path: str) -> Path:
     """
     for candidate in (Path(path), ROOT / path):
         if candidate.is_file():
-            return candidate.resolve()
+            return candidate.absolute()  # a link stays one: bases and the work dir go by its place
     known = config_files()
     if path in known:
         return known[path].resolve()

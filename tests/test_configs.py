@@ -27,11 +27,16 @@ CONFIGS = sorted(
     if "_base_" not in path.parts
 )
 LARGE_TYPES = {VARIANTS[name]["type"] for name in LARGE}
+
+
+def takes_long(path: str) -> bool:
+    """Whether a detector belongs to the slow tests: by its size, or as a cascade of heads."""
+    large = any(f"_{name}_fpn_" in path for name in LARGE_TYPES)
+    return large or "/cascade_" in path and "dfvt_t" not in path
+
+
 CASES = [
-    pytest.param(path, marks=pytest.mark.slow)
-    if any(f"_{name}_fpn_" in path for name in LARGE_TYPES)
-    else path
-    for path in CONFIGS
+    pytest.param(path, marks=pytest.mark.slow) if takes_long(path) else path for path in CONFIGS
 ]
 # variants whose published files have another name
 PUBLISHED_AS = {"dfvt_t": "DFvT_tiny", "dfvt_s": "DFvT_small", "dfvt_b": "DFvT_base"}

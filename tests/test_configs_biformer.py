@@ -103,6 +103,7 @@ def test_a_training_step_under_bfloat16(detector, variant, coco_data):
     optimizer.step()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains in mixed precision")
 def test_the_mixed_precision_of_a_gpu_is_left_out_on_a_cpu(run_tool, coco_data, tmp_path):
     done = run_tool(

@@ -22,7 +22,7 @@ PAGES = ("README.md", "docs/core.md", "docs/checkpoints.md")
 DOCS = ("getting_started", "train", "test", "own_data", "own_backbone", "speed", "faults")
 CHECKOUT = ("tools", "configs", "models_mm")
 FILES = ("dist_train.sh", "dist_test.sh", "Makefile", "requirements.txt")
-FILES += ("pyproject.toml", "setup.py")
+FILES += ("pyproject.toml", "setup.py", "model-index.yml")
 
 
 @pytest.fixture

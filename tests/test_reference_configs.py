@@ -67,6 +67,7 @@ def write_config(path: Path, backbone: dict, channels: list[int]) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", BACKBONES)
 def test_it_builds_and_learns_recomputing_activations(family, tmp_path, coco_data):
     torch.manual_seed(0)

@@ -77,6 +77,7 @@ def test_configs_by_name():
         models_mm.get_config("mask_rcnn_recnext_m3_1x_coco")
 
 
+@pytest.mark.slow
 def test_list_and_show(run_tool):
     listed = run_tool(sys.executable, ROOT / "tools/zoo.py", "list").stdout
     assert all(entry.name in listed for entry in ENTRIES)

@@ -145,12 +145,14 @@ def _read(path: str, map_location) -> dict:
 
 
 def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> dict:
-    """The weights of a checkpoint (in ``state_dict``, in ``model``, or at its top level), renamed.
+    """The weights of a checkpoint, renamed: in ``state_dict``, in ``model``, or at its top level.
+
+    The averaged weights of timm's trainer count if the file has no others.
 
     Raises:
         CheckpointError: there are no tensors in the expected places.
     """
-    for key in ("state_dict", "model"):
+    for key in ("state_dict", "model", "state_dict_ema", "model_ema"):
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break

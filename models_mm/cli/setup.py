@@ -114,6 +114,8 @@ def pip(what: str, options: list[str], args: argparse.Namespace) -> None:
     if done.returncode:
         printed = log.read_bytes()[begin:].decode(errors="replace").splitlines()
         errors = [line for line in printed if "error" in line.lower() or "no space" in line.lower()]
+        # pip's last word on a conflict, which names no package: the line before does
+        errors = [line for line in errors if "ResolutionImpossible" not in line]
         reason = (errors or printed or ["pip said nothing"])[-1].strip()
         raise UserError(
             f"installing {what} failed: {reason} (check network and disk; all of it in {log})"

@@ -5,6 +5,7 @@ seed of the run, the rank, the epoch, and the position of the sample in it. They
 the number of data workers nor on the samples before. A run can therefore resume at any iteration.
 """
 
+import traceback
 from collections.abc import Iterator
 from itertools import islice
 
@@ -92,7 +93,9 @@ class SeededSamples(Dataset):
                     raise
                 except Exception as error:  # a broken file can raise errors of any type
                     name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-                    reason = f"{name}{error}".splitlines()[0]
+                    # an assertion without words is quoted
+                    why = str(error) or traceback.extract_tb(error.__traceback__)[-1].line
+                    reason = f"{name}{why}".splitlines()[0]
                     replaced.append([name_of(self.dataset, index), reason])
                     flags = self.dataset.flag
                     index = int(np.random.choice(np.flatnonzero(flags == flags[index])))

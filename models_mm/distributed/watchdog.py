@@ -237,10 +237,14 @@ def stop() -> None:
         _current.ended.set()
         for rank in _current.neighbours:
             liveness.release(_current.name(rank))
-        _current.store.set(f"left {_current.rank}", "1")
-        # none ends before all know that this is the end; rank 0, which keeps the store, is the last
+        # none ends before all know that this is the end; and rank 0, which keeps the store, not
+        # before all are done with it, since torch prints a stack where it is gone
         with suppress(RuntimeError):
+            _current.store.set(f"left {_current.rank}", "1")
             _current.wait_for_all("left", seconds=10)
+            _current.store.set(f"done {_current.rank}", "1")
+            if _current.rank == 0:
+                _current.wait_for_all("done", seconds=10)
         _current = None
 
 

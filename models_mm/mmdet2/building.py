@@ -27,11 +27,24 @@ from models_mm.mmdet2.execution import prepare_execution, settle_precision
 
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
-    """Settle the work dir and how processes start; the data workers may be forked then."""
+    """Settle the work dir and how processes start; the data workers may be forked then.
+
+    Raises:
+        UserError: a launcher has started several processes that do not know of each other.
+    """
     if args.work_dir:
         cfg.work_dir = args.work_dir
     elif not cfg.get("work_dir"):
         cfg.work_dir = os.path.join("work_dirs", find_config(args.config).stem)
+    if (
+        args.launcher == "none"
+        and "TORCHELASTIC_RUN_ID" in os.environ
+        and os.environ["WORLD_SIZE"] != "1"
+    ):
+        raise UserError(
+            f"torchrun has started {os.environ['WORLD_SIZE']} processes, each of which would do "
+            "the whole job: give --launcher pytorch too"
+        )
     settle_precision(cfg)
     # the data workers are the parallelism; set so that mmdet has nothing to warn of
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from models_mm.data.sampling import SeededBatches, SeededSamples
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
+from models_mm.mmdet2 import work_dirs
 from models_mm.mmdet2.building import build_data, built
 from models_mm.mmdet2.configs import compatible
 from models_mm.mmdet2.data_files import check_image_files
@@ -45,6 +46,8 @@ def train_detector(
         loop.resume(cfg.resume_from)
     elif cfg.get("load_from"):
         loop.load_checkpoint(cfg.load_from)
+    if get_dist_info()[0] == 0:
+        work_dirs.clear(loop)  # not before everything is known to fit
     workflow = [tuple(flow) for flow in cfg.workflow]
     log_start(loop, workflow)
     loop.run(loaders, workflow)

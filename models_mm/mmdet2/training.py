@@ -100,7 +100,7 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
         mmdet_version=mmdet_version + get_git_hash()[:7],
         CLASSES=model.CLASSES,
         began_from=place_of(asked) or before.get("began_from"),
-        **work_dirs.settle_run(cfg, before, logger),
+        **work_dirs.settle_run(cfg, before),
     )
     watchdog.start(cfg)
     try:
@@ -153,8 +153,12 @@ def resume_point(cfg: Config, auto_resume: bool, logger) -> dict:
 
 
 def place_of(checkpoint: str | None) -> str | None:
-    """A checkpoint as every start of a job calls it, from whatever folder."""
-    return checkpoint if not checkpoint or is_url(checkpoint) else os.path.abspath(checkpoint)
+    """A checkpoint as every start of a job calls it, from whatever folder and through whatever
+    links of folders; a link that is a file, such as ``latest.pth``, may change in between."""
+    if not checkpoint or is_url(checkpoint):
+        return checkpoint
+    folder, name = os.path.split(checkpoint)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def start_log(cfg: Config, config_path: str, timestamp: str):

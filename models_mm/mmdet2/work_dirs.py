@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmcv import Config
-from mmcv.runner import get_dist_info
+from mmcv.runner import BaseRunner, get_dist_info
 
 from models_mm.checkpoints import runs
 from models_mm.distributed import ranks
@@ -82,8 +82,8 @@ def _inside(path: str | os.PathLike, folder: str) -> bool:
     return path == folder or folder in path.parents
 
 
-def settle_run(cfg: Config, before: dict, logger) -> dict:
-    """Decide to which run the checkpoints of a training belong; move those of others away.
+def settle_run(cfg: Config, before: dict) -> dict:
+    """Decide to which run the checkpoints of a training belong.
 
     Args:
         cfg: the config, with the final ``resume_from``.
@@ -92,18 +92,22 @@ def settle_run(cfg: Config, before: dict, logger) -> dict:
     Returns:
         ``run`` and ``written`` for the ``meta`` of this training's checkpoints, equal on all ranks.
     """
-    source, run, age = cfg.get("resume_from"), None, (0, 0)
+    source, run, written = cfg.get("resume_from"), None, 0
     here = source and Path(source).absolute().parent == Path(cfg.work_dir).absolute()
     if source and before:
         entry = runs.entry_of(Path(source), before)
-        run, age = entry.run, entry.age
+        run, written = entry.run, entry.age[0]
     if run is None and not here:
         run = ranks.from_rank_0(runs.new_run())
-    if get_dist_info()[0] == 0 and (before or not here):
-        aside = runs.set_aside(cfg.work_dir, run, age)
-        if aside:
-            logger.info(
-                f"checkpoints in {cfg.work_dir} of another run, or later than what this training "
-                f"goes on from, are in {aside} now; --resume-from goes on from one of them"
-            )
-    return {**({"run": run} if run else {}), "written": age[0]}
+    return {**({"run": run} if run else {}), "written": written}
+
+
+def clear(runner: BaseRunner) -> None:
+    """Move the checkpoints of other runs, or later than where this one begins, out of its way."""
+    age = runner.meta.get("written", 0), runner.iter
+    aside = runs.set_aside(runner.work_dir, runner.meta.get("run"), age)
+    if aside:
+        runner.logger.info(
+            f"checkpoints in {runner.work_dir} of another run, or later than what this training "
+            f"goes on from, are in {aside} now; --resume-from goes on from one of them"
+        )

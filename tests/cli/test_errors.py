@@ -295,6 +295,19 @@ def test_a_distributed_job_says_it_once_and_fails(run_tool):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("words", [("train", DEMO), ("test", DEMO, "x.pth", "--eval", "bbox")])
+def test_torchrun_without_the_launcher_option(words, tmp_path, demo_data, monkeypatch):
+    """Each process would train alone, in the same work dir."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.pth").touch()
+    tool = {"train": train, "test": test}[words[0]]
+    with pytest.raises(UserError, match="started 2 processes.*: give --launcher pytorch too"):
+        tool.main([*words[1:], *data_options(demo_data)])
+    assert not (tmp_path / "work_dirs").exists()
+
+
 def test_a_pickle_does_not_run(run_tool, tmp_path):
     weights = {
         "state_dict": {"a": torch.ones(2)},

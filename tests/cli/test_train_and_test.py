@@ -150,6 +150,7 @@ def test_fused_model_and_pictures(demo_data, run_tool, trained, tmp_path):
             np.testing.assert_allclose(of_class, other, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_where_the_run_ended(demo_data, run_tool, trained, tmp_path):
     """--resume-from continues epoch, iteration and optimizer; --auto-resume finds the newest."""
     checkpoint = torch.load(trained / "latest.pth", weights_only=True)

@@ -91,7 +91,7 @@ evaluation = dict(interval=100)
 
 def record(out: Path, only: str) -> None:
     """Run all trainings in this checkout, and write what came out."""
-    found = {}
+    found = json.loads(out.read_text()) if out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         coco = draw_coco(Path(folder) / "coco", train=2 * ITERATIONS, val=4)
         demo = draw(Path(folder) / "demo", train=24, val=6)
@@ -100,8 +100,8 @@ def record(out: Path, only: str) -> None:
         for name, (base, data, text) in jobs.items():
             if re.search(only, name):
                 found[name] = train(Path(folder) / name.replace(" ", "_"), base, data, text)
+                out.write_text(json.dumps(found, indent=1))
                 print(f"{name}: {float.fromhex(found[name]['losses'][0][-1]):.6f}", flush=True)
-    out.write_text(json.dumps(found, indent=1))
 
 
 def train(work: Path, base: str, data: Path, text: str) -> dict:
@@ -113,9 +113,11 @@ def train(work: Path, base: str, data: Path, text: str) -> dict:
         masks = "mask_rcnn" in base
         content += SMALL.format(masks=masks, keys=", 'gt_masks'" if masks else "")
     config.write_text(content + text)
-    epochs = [] if "IterBasedRunner" in text else ["runner.max_epochs=1"]
-    if base == DEMO and epochs:
-        epochs = ["runner.max_epochs=2"]
+    length = ["runner.max_epochs=2" if base == DEMO else "runner.max_epochs=1"]
+    if "IterBasedRunner" in text:
+        length = []
+    elif "mpvit" in base:  # its recipe counts iterations
+        length = [f"runner.max_iters={ITERATIONS}"]
     options = [o for o in data_options(data) if not o.startswith("runner.")]
     if base != DEMO:
         options.append("model.backbone.init_cfg=None")
@@ -129,7 +131,7 @@ def train(work: Path, base: str, data: Path, text: str) -> dict:
         "DIGESTS": str(work),
     }
     done = subprocess.run(
-        [*command, str(work / "run"), *options, *epochs],
+        [*command, str(work / "run"), *options, *length],
         cwd=ROOT,
         env=environment,
         capture_output=True,

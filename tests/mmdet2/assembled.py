@@ -100,7 +100,7 @@ class Run:
     @cached_property
     def prepared(self) -> Config:
         """What every tool settles first."""
-        prepare(self.cfg, argparse.Namespace(work_dir=None, config=TINY))
+        prepare(self.cfg, argparse.Namespace(work_dir=None, config=TINY, launcher="none"))
         return self.cfg
 
     def hook(self, name: str):

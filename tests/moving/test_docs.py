@@ -117,7 +117,8 @@ def small(command: str) -> str:
 
 def shrink_configs(folder) -> None:
     for file in folder.rglob("*.py"):
-        text = re.sub(r"\((\d{3,4}), *(\d{3,4})\)", "(128, 96)", file.read_text())
+        text = re.sub(r"(crop_size=)\(\d{3,4}, *\d{3,4}\)", r"\1(64, 96)", file.read_text())
+        text = re.sub(r"\((\d{3,4}), *(\d{3,4})\)", "(128, 96)", text)
         file.write_text(text)
 
 

@@ -182,6 +182,15 @@ def test_weights_beside_objects_load_without_a_flag(args, legacy, package, monke
     torch.load(tmp_path / "plain.pth", weights_only=True)
 
 
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_count_where_there_are_no_others(key, tmp_path):
+    source, target, path = backbone(), backbone(), tmp_path / "averaged.pth"
+    torch.save({key: source.state_dict(), "epoch": 3}, path)
+    load_pretrained(target, str(path))
+    for name, value in source.state_dict().items():
+        assert torch.equal(value, target.state_dict()[name]), name
+
+
 def test_what_was_left_out_is_named(package, tmp_path):
     path = tmp_path / "trained.pth"
     torch.save({"model": {"w": torch.ones(1)}, "args": namespace(package)}, path)

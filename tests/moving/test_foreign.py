@@ -13,6 +13,7 @@ from mmdet.models import build_backbone, build_detector
 
 from models_mm import messages
 from models_mm.cli import test, train
+from models_mm.config_files import find_config
 from models_mm.errors import UserError
 from models_mm.mmdet2 import testing
 from models_mm.mmdet2.configs import load_config
@@ -34,6 +35,17 @@ def test_a_project_is_used_from_where_it_lies(tmp_path, monkeypatch):
     cfg = load_config(str(file.relative_to(tmp_path)))
     assert cfg.log_level == "ERROR" and "custom_imports" not in cfg
     assert cfg.data.train.ann_file == "data/coco/annotations/instances_train2017.json"
+
+
+def test_a_config_that_is_a_link_has_the_bases_beside_the_link(tmp_path):
+    """And its name: that of the default work dir."""
+    file = PROJECTS["recnext"](tmp_path)["recnext_m3"]
+    (tmp_path / "stored").mkdir()
+    file.symlink_to(file.rename(tmp_path / "stored/1.py"))
+    runtime = tmp_path / "configs/_base_/default_runtime.py"
+    runtime.write_text(runtime.read_text() + "log_level = 'ERROR'\n")
+    assert load_config(str(file)).log_level == "ERROR"
+    assert find_config(str(file)) == file
 
 
 def test_bases_that_are_not_there_are_mmdet_s(tmp_path, capsys):

@@ -14,7 +14,7 @@ from models_mm.mmdet2.settings import check_settings
 
 from .projects import SHAPES
 
-FAST = ("mobilenetv2", "kw1x_mobilenetv2", "dfvt_tiny", "recnext_m3")
+FAST = ("mobilenetv2", "recnext_m3")
 # from scratch: the published weights are not here
 SCRATCH = ("model.pretrained=None", "model.backbone.init_cfg=None")
 

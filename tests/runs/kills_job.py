@@ -118,6 +118,10 @@ class Round:
             "launcher": tops if self.launched else ranks[:1],
         }
 
+    def has_met(self) -> bool:
+        """Whether the ranks know of each other; before, only a launcher can miss one of them."""
+        return "Random seed" in self.said()
+
     def wait_for(self, when: str, generator: random.Random) -> bool:
         """Wait until it is time to kill; whether the training still runs."""
         delay = generator.uniform(0, 0.1)
@@ -143,13 +147,15 @@ class Round:
 
     def kill(self, who: str) -> None:
         """Send SIGKILL, then see that nothing is left."""
-        for process in self.processes().get(who, []):
+        while not (victims := self.processes().get(who)) and not self.over():
+            time.sleep(0.02)  # the launcher has not started it yet
+        for process in victims or ():
             with_luck(process.kill)
         limit = time.monotonic() + GONE_WITHIN + 2  # a loaded machine takes its time
         while not (gone := self.over() and not everybody()) and time.monotonic() < limit:
             time.sleep(0.02)
         if not gone:
-            left = [with_luck(process.cmdline) or [] for process in everybody()]
+            left = [" ".join(with_luck(process.cmdline) or [])[-80:] for process in everybody()]
             after = f"{GONE_WITHIN} s after the kill of {who}"
             print(f"wrong: {len(left)} processes left {after}: {left}; {self.said()[-500:]}")
             end_everybody()
@@ -243,6 +249,8 @@ def main() -> None:
             if not this.finished():
                 print(f"wrong: ended by itself with {this.codes}: {this.said()[-1500:]}")
             break
+        if launched == "fork" and not this.has_met():
+            who = "all"
         this.kill(who)
         print(f"killed {who}, {when}, after {len(ITERATION.findall(this.said()))}", flush=True)
     ended = finish(work, launched, arguments)

@@ -5,11 +5,14 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmdet.datasets.pipelines import RandomCrop
 
 from models_mm.cli.command import explained_faults
 from models_mm.cli.train import main as train_main
+from models_mm.data.sampling import SeededSamples
 from models_mm.errors import UserError
 
 from .conftest import ROOT, TINY, checkpoint, differences, options
@@ -75,6 +78,20 @@ def test_too_many_bad_images_end_the_run(data, tmp_path):
         train(data, tmp_path / "w")
     assert "tools/check_dataset.py" in str(error.value)
     train(data, tmp_path / "w", "faults.bad_images=3")
+
+
+def test_an_assertion_without_words_is_quoted():
+    """mmdet's transforms have such for settings that are wrong."""
+
+    class Images:
+        data_infos = [dict(filename="1.jpg")]
+        flag = np.zeros(1)
+
+        def __getitem__(self, index):
+            return RandomCrop((9, 4), "absolute_range")._get_crop_size((20, 20))
+
+    with pytest.raises(UserError, match=r"1\.jpg \(AssertionError: assert self\.crop_size\[0\] <="):
+        SeededSamples(Images())[0, (1,)]
 
 
 def test_no_image_at_all(data, run_tool, tmp_path):

@@ -2,9 +2,12 @@
 
 import re
 
+import pytest
+
 from .conftest import ROOT, TINY, options
 
 
+@pytest.mark.slow
 def test_ranks_that_finish_apart(demo_data, run_tool, tmp_path):
     """Rank 1 and the metrics take longer than the process group and the watchdog would wait."""
     (tmp_path / "slow.py").write_text(

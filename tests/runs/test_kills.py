@@ -106,6 +106,7 @@ def test_old_checkpoints_are_pruned(demo_data, tmp_path):
     assert (tmp_path / "latest.pth").resolve().name == "epoch_4.pth"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_spoils_nothing(demo_data, finished, run_tool, tmp_path):
     """The limit on the size of files stands for the disk; it leaves room for the log."""
     shutil.copy(finished / "epoch_1.pth", tmp_path)

@@ -56,6 +56,7 @@ def test_two_nodes_restart_from_the_last_checkpoint(demo_data, uninterrupted, st
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path / "w"))
 
 
+@pytest.mark.slow
 def test_a_dead_rank_is_named_on_every_node(demo_data, start_tool, tmp_path):
     nodes = start_nodes(start_tool, demo_data, tmp_path / "w", "runner.max_epochs=5000")
     wait_for(lambda: "Epoch [2][" in said(tmp_path / "w"))
@@ -101,6 +102,7 @@ class Hangs(Hook):
 """
 
 
+@pytest.mark.slow
 def test_a_hanging_rank_says_where(demo_data, run_tool, tmp_path):
     (tmp_path / "hangs.py").write_text(HOOK)
     (tmp_path / "config.py").write_text(

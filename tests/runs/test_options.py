@@ -44,6 +44,7 @@ def steps(run: dict) -> int:
     return int(next(iter(run["optimizer"]["state"].values()))["step"])
 
 
+@pytest.mark.slow
 def test_workers_that_live_draw_the_same_fresh_samples(train, plain):
     """In each epoch other ones, as new workers would: nothing in the weights tells them apart."""
     living, _ = train("data.train_dataloader.persistent_workers=True")
@@ -57,6 +58,7 @@ def test_accumulation_takes_fewer_steps(train, plain):
     assert re.search(r"learning rate 0.001 for 16 images a step has become 0.000125 for 2", log)
 
 
+@pytest.mark.slow
 def test_average_of_the_weights(train, plain):
     """With the smallest of momenta the average stays where the weights began."""
     run, _ = train("ema.momentum=1e-12")
@@ -175,6 +177,7 @@ def test_compiled_training(train_small, tmp_path):
         torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.slow
 def test_compiling_without_a_compiler(train_small, tmp_path):
     environment = dict(CXX="no-such-compiler", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
     done = train_small("failed", "compile=True", **environment)

@@ -29,7 +29,7 @@ def uninterrupted(demo_data, run_tool, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     ("number", "whom"),
     [
-        (signal.SIGTERM, "the launcher"),
+        pytest.param(signal.SIGTERM, "the launcher", marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR1, "the launcher", marks=pytest.mark.slow),
         pytest.param(signal.SIGUSR1, "rank 1", marks=pytest.mark.slow),
     ],

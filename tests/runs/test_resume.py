@@ -1,6 +1,7 @@
 """A run that goes on from the middle of an epoch ends with the bits of one that never stopped."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -94,6 +95,7 @@ def test_an_evaluation_before_the_run_is_not_one_in_its_middle(demo_data, uninte
     assert not differences(checkpoint(uninterrupted), checkpoint(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -116,6 +118,7 @@ def test_other_kinds_of_runs(demo_data, tmp_path, more):
     assert not differences(checkpoint(whole), checkpoint(parts))
 
 
+@pytest.mark.slow
 def test_runs_by_iterations_store_the_average(demo_data, tmp_path):
     """With the smallest of momenta it stays where the weights began, however they are trained."""
     found = []
@@ -156,7 +159,9 @@ def test_the_same_command_goes_on(demo_data, uninterrupted, tmp_path, monkeypatc
     newest = max(work.glob("interim_*.pth"), key=lambda path: int(path.stem[8:]))
     written = newest.stat().st_mtime_ns
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    train(demo_data, work, arguments=arguments)
+    (tmp_path / "link").symlink_to(tmp_path)
+    again = ["--resume-from", os.path.relpath(tmp_path / "link/first.pth")]
+    train(demo_data, work, arguments=again)
     assert newest.stat().st_mtime_ns == written  # it was gone on from, not written again
     assert not list(work.glob("previous_*"))
     assert not differences(checkpoint(uninterrupted), checkpoint(work))

@@ -99,6 +99,17 @@ def test_going_back_is_not_undone_by_higher_numbers(demo_data, used):
     assert runs.find_newest(str(used), logging.getLogger("mmdet"))[0].endswith("epoch_1.pth")
 
 
+def test_what_is_refused_moves_nothing(demo_data, used):
+    """The run that is there can still be gone on from."""
+    before, weights = names(used), used.with_name("weights.pth")
+    torch.save({"state_dict": checkpoint(used)["state_dict"]}, weights)
+    with pytest.raises(UserError, match="no state of a training to resume"):
+        train(demo_data, used, arguments=["--no-validate", "--resume-from", str(weights)])
+    with pytest.raises(UserError, match="unknown metric"):
+        train(demo_data, used, "evaluation.metric=boxes", arguments=())
+    assert names(used) == before and not list(used.glob("previous_*"))
+
+
 def test_checkpoints_without_identity_go_on(demo_data, used):
     """Those of earlier versions, in their folder."""
     for path in used.glob("*.pth"):

@@ -118,6 +118,7 @@ def child(environment: dict, words: list[str], place: Path) -> None:
         os.execvp("bash", ["bash", script, *words[1:]])
     tool = ROOT / "tools" / f"{words[0]}.py"
     sys.argv = [str(tool), *words[1:]]
+    sys.path.insert(0, str(tool.parent))  # as Python does for a script
     code = 0
     try:
         runpy.run_path(str(tool), run_name="__main__")

@@ -57,6 +57,7 @@ def soak(count: int, seed: int, folder: Path) -> Tally:
             if "wrong:" in said:
                 del whole[kind]
                 tally.fail(f"{case}, not killed: {said}")
+                print(tally.failures[-1], file=sys.stderr)
                 continue
         killed = folder / f"killed{number}"
         said = train(killed, data, kind, kills, case, launched)
