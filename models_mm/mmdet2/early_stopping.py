@@ -45,7 +45,7 @@ class EarlyStopping:
         """Count an evaluation, and end the run if it was the last one to wait for.
 
         Args:
-            runner: the training; ``ended_early`` of it is set.
+            runner: the training; its length is shortened to where it is.
             values: of the evaluation, on rank 0. If the detector found nothing, it has no values,
                 which counts as not better.
         """
@@ -66,7 +66,7 @@ class EarlyStopping:
             best = "nothing found" if now["best"] is None else f"best {now['best']:.4f}"
             reason = f"not better for {now['waited']} evaluations" if finite else f"is {value}"
             runner.logger.info(f"early stopping: {self.monitor} {reason} ({best}): the run ends")
-            runner.ended_early = True
+            end_here(runner)
 
     def is_better(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best one so far."""
@@ -74,6 +74,18 @@ class EarlyStopping:
         if not math.isfinite(value):
             return False
         return best is None or sign * value - self.min_delta > sign * best
+
+
+def end_here(runner: BaseRunner) -> None:
+    """Make the epoch or iteration that is complete, and not yet counted, the last one of the run.
+
+    After an epoch its checkpoint is there: it is written before the evaluation.
+    """
+    if runner.by_epoch:
+        runner._max_epochs = runner.epoch + 1
+    else:
+        runner._max_iters = runner.iter + 1
+        runner.checkpoints.at_early_end(runner)
 
 
 def is_state(value: object) -> bool:

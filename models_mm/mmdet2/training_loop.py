@@ -13,8 +13,8 @@ number between two names comes with the first of them.
         backward and step       accumulation, clipping; a hook of ``optimizer_config.type`` instead
         after_train_iter        hooks of ABOVE_NORMAL (EMA), NORMAL (a user's own), BELOW_NORMAL
         checkpoint              if one is due; a request to stop ends the run after it
-        after_train_iter        hooks of LOW (timer, then evaluation), VERY_LOW (logs), LOWEST
-        checkpoint              the last one, if the evaluation has ended the run (early_stopping)
+        after_train_iter        hooks of LOW (timer, then evaluation), VERY_LOW (logs), LOWEST;
+                                an evaluation that ends the run early writes the last checkpoint
     at the end of an epoch
         after_train_epoch       hooks of HIGHEST to BELOW_NORMAL: EMA puts its averages in
         checkpoint              as above; before the evaluation, which may take long
@@ -56,7 +56,6 @@ class TrainingLoop(BaseRunner):
     by_epoch: bool  # whether the run is counted in epochs or in iterations
     resumed: dict | None = None  # what a checkpoint holds beside mmcv's state, until it is used
     skip_step = False  # the loss of this iteration is not to be used
-    ended_early = False  # the run is over before its full length
 
     def __init__(
         self,
@@ -95,8 +94,6 @@ class TrainingLoop(BaseRunner):
         if stop:
             raise Preempted(self.meta["hook_msgs"]["last_ckpt"])
         self.call_hooks("after_train_iter", *AFTER_CHECKPOINT)
-        if self.ended_early:
-            self.checkpoints.at_early_end(self)
         del self.data_batch
         self._iter += 1
 
@@ -192,19 +189,14 @@ class EpochLoop(TrainingLoop, EpochBasedRunner):
 
     by_epoch = True
 
-    @property
-    def is_over(self) -> bool:
-        """Whether no epoch is left."""
-        return self.ended_early or self.epoch >= self.max_epochs
-
     def run_workflow(self, parts: list[tuple[Loader, tuple[str, int]]]) -> None:
         """Train, and compute validation losses, by epochs."""
-        while not self.is_over:
+        while self.epoch < self.max_epochs:
             for loader, (mode, count) in parts:
                 for _ in range(count):
                     if mode == "val":
                         self.val(loader)
-                    elif not self.is_over:
+                    elif self.epoch < self.max_epochs:
                         self.train(loader)
 
     def train(self, data_loader: Loader) -> None:
@@ -239,24 +231,19 @@ class IterationLoop(TrainingLoop, IterBasedRunner):
 
     by_epoch = False
 
-    @property
-    def is_over(self) -> bool:
-        """Whether no iteration is left."""
-        return self.ended_early or self.iter >= self.max_iters
-
     def run_workflow(self, parts: list[tuple[Loader, tuple[str, int]]]) -> None:
         """Train, and compute validation losses, by iterations."""
         self._epoch = 0
         parts[0][0].batches.start(self.epoch, self.iter)
         streams = [(IterLoader(loader), flow) for loader, flow in parts]
         self.call_hook("before_epoch")
-        while not self.is_over:
+        while self.iter < self.max_iters:
             for stream, (mode, count) in streams:
                 for self._inner_iter in range(count):
                     self.begin(mode, stream)
                     if mode == "val":
                         self.validate(next(stream))
-                    elif not self.is_over:
+                    elif self.iter < self.max_iters:
                         with explained_memory(self):
                             self.iteration(next(stream))
         self.call_hook("after_epoch")

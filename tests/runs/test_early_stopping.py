@@ -23,11 +23,12 @@ BEST = "evaluation.save_best=bbox_mAP"
 def stopped_after(values: list, **settings) -> int | None:
     """The number of evaluations after which a run with these values ends."""
     stopping = EarlyStopping(monitor="x", **settings)
-    runner = SimpleNamespace(meta={}, iter=0, ended_early=False, logger=logging.getLogger("test"))
+    runner = SimpleNamespace(meta={}, by_epoch=True, logger=logging.getLogger("test"))
+    runner._max_epochs = len(values) + 1
     for number, value in enumerate(values, 1):
-        runner.iter = 10 * number
+        runner.epoch, runner.iter = number - 1, 10 * number
         stopping.after_evaluation(runner, {} if value is None else {"x": value})
-        if runner.ended_early:
+        if runner._max_epochs == number:
             return number
     return None
 
