@@ -32,6 +32,7 @@ KINDS = {
 }
 SIDE = whole(32, 16384)  # of images, in pixels
 SIZE = Kind("one or two numbers of pixels", lambda v: many(SIDE).fits(v) and len(v) < 3)
+FLAGS = ("auto_resume", "allow_config_changes", "deterministic", "diff_seed", "verbose")
 VAL_SHARE = 0.2  # of the images, where the data have no validation
 
 
@@ -144,23 +145,9 @@ def main(args: argparse.Namespace) -> None:
     else:
         from models_mm.cli.launch import run_job
 
-        flags = [
-            f"--{name.replace('_', '-')}"
-            for name in ("auto_resume", "allow_config_changes", "deterministic", "diff_seed")
-            if getattr(args, name)
-        ]
+        flags = [f"--{name.replace('_', '-')}" for name in FLAGS if getattr(args, name)]
         if code := run_job(str(processes), ["train", str(config), *flags]):
             sys.exit(code)
-    say_results(results(config))
-
-
-def say_results(trained: Trained) -> None:
-    """Print where the checkpoints are, and how good."""
-    for name, path in (("last", trained.last), ("best", trained.best)):
-        values = {k: v for k, v in trained.metrics.get(name, {}).items() if k.endswith("mAP")}
-        values |= {k: v for k, v in trained.metrics.get(name, {}).items() if k.endswith("mAP_50")}
-        text = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
-        print(f"{name}  {path or 'none: no evaluation found an object'}  {text}".rstrip())
 
 
 def prepare(args: argparse.Namespace) -> Path:
@@ -179,6 +166,7 @@ def prepare(args: argparse.Namespace) -> Path:
     from models_mm.data.split import split
     from models_mm.outputs import write_whole
 
+    print(f"models_mm {__version__}: {args.config} for {args.data}", flush=True)
     for name, kind in KINDS.items():
         if getattr(args, name) is not None:
             kind.check(name, getattr(args, name))
@@ -241,7 +229,6 @@ def prepare(args: argparse.Namespace) -> Path:
         )
     write_annotations(data, out)
     write_whole(config, text)
-    print(f"models_mm {__version__}: {Path(model).stem} for {args.data}")
     print("\n".join(decisions.lines()))
     print(f"written: {config}", flush=True)
     return config

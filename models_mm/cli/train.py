@@ -13,7 +13,9 @@ import argparse
 from models_mm.cli import own_data
 from models_mm.cli.command import KeyValues, Parser, add_job_options, parse
 from models_mm.cli.own_data import KINDS, SIDE
+from models_mm.messages import say
 from models_mm.values import SEED, option, output_folder
+from models_mm.version import __version__
 
 # What is for `--data` only, and what goes with a config only.
 OWN_DATA = ("val", "images", "val_images", "start", "epochs", "batch", "size", "lr", "patience")
@@ -67,6 +69,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--default-seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "--backbone", metavar="NAME", help="another backbone, with its keywords, neck and recipe"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="show the whole log, not progress and a table"
     )
     add_own_data(parser)
     add_job_options(parser)
@@ -140,6 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.data is not None:
         own_data.main(args)
         return
+    say(f"models_mm {__version__}: {args.config}")  # the imports take seconds
     from models_mm.config_files import known_variant, path_of
     from models_mm.mmdet2 import training
 

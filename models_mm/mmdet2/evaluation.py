@@ -4,13 +4,13 @@ import inspect
 import os
 from collections.abc import Callable
 
-import mmcv
 import torch
 from mmcv.runner import BaseRunner, TensorboardLoggerHook, get_dist_info
 from mmdet.core import EvalHook
 from mmdet.datasets import CustomDataset, VOCDataset
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from models_mm.checkpoints.runs import BEST
 from models_mm.distributed import watchdog
@@ -137,7 +137,9 @@ def predict(
     model.eval()
     rank, world = get_dist_info()
     results: list = []
-    bar = mmcv.ProgressBar(len(data_loader.dataset)) if rank == 0 else None
+    # a progress bar on rank 0, if it has a terminal
+    images = len(data_loader.dataset)
+    bar = tqdm(total=images, unit=" images", leave=False, disable=True if rank else None)
     for number, batch in enumerate(data_loader):
         with torch.no_grad():
             found = model(return_loss=False, rescale=True, **batch)
@@ -145,11 +147,9 @@ def predict(
             show(batch, found)
         results += [encode_result(result) for result in found]
         watchdog.report_progress(f"at image {number * len(found)} of its evaluation")
-        for _ in range(len(found) * world if bar else 0):
-            bar.update()
-    if bar:
-        print()  # ends the line of the progress bar
-    return gather_results(results, len(data_loader.dataset))
+        bar.update(min(len(found) * world, images - bar.n))
+    bar.close()
+    return gather_results(results, images)
 
 
 class EvaluationHook(EvalHook):

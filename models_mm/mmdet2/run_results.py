@@ -45,12 +45,11 @@ def write_results(runner: BaseRunner) -> None:
         found["last"]["checkpoint"] = Path(messages["last_ckpt"]).name
     for name, entry in found.items():
         unit = "epoch" if "epoch" in entry else "iter"
-        values = ", ".join(
-            f"{key} {value:.4f}"
-            for key, value in entry["metrics"].items()
-            if isinstance(value, float)
-        )
-        runner.logger.info(f"{name}: {entry['checkpoint']} ({unit} {entry[unit]}): {values}")
+        metrics = {k: v for k, v in entry["metrics"].items() if isinstance(v, float)}
+        main = {k: v for k, v in metrics.items() if k.endswith(("mAP", "mAP_50"))} or metrics
+        values = ", ".join(f"{key} {value:.3f}" for key, value in main.items())
+        path = Path(runner.work_dir) / entry["checkpoint"]
+        runner.logger.info(f"{name}: {path} ({unit} {entry[unit]}): {values}")
     with replacing(Path(runner.work_dir) / FILE) as file:
         file.write((json.dumps(found, indent=1) + "\n").encode())
 

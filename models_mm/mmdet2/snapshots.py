@@ -13,6 +13,7 @@ from models_mm.checkpoints import write_checkpoint
 from models_mm.checkpoints.runs import point_latest, prune, sweep
 from models_mm.distributed import ranks, watchdog
 from models_mm.errors import UserError
+from models_mm.logs import FILE_ONLY
 from models_mm.mmdet2.faults import last_good
 
 
@@ -111,7 +112,7 @@ class CheckpointWriter:
         runner.meta |= {"hook_msgs": messages, "written": written}
         watchdog.barrier(f"checkpoint {name}")
         self.written = time.monotonic()
-        runner.logger.info(f"wrote {path}")
+        runner.logger.info(f"wrote {path}", extra=FILE_ONLY)
 
 
 def snapshot(runner: BaseRunner, epoch_ended: bool) -> dict:
