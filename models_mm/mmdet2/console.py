@@ -11,11 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import mmcv
 import torch
 from mmcv import Config
 from mmcv.runner import BaseRunner
 from mmcv.runner.hooks import LoggerHook
-from mmcv.utils.logging import logger_initialized
 from tqdm import tqdm
 
 from models_mm.logs import is_for_terminal
@@ -44,8 +44,8 @@ class TerminalHandler(logging.Handler):
 
 
 def quiet() -> None:
-    """Let mmcv's and mmdet's loggers show on the terminal only what :class:`TerminalHandler` does."""
-    for logger in map(logging.getLogger, logger_initialized):
+    """Let :class:`TerminalHandler` be what mmcv's and mmdet's loggers show on the terminal."""
+    for logger in map(logging.getLogger, mmcv.utils.logging.logger_initialized):
         for handler in list(logger.handlers):
             if type(handler) is logging.StreamHandler:
                 logger.removeHandler(handler)
@@ -138,14 +138,15 @@ class Console(LoggerHook):
             titles = (title.replace("_", " ") for title in titles)
             unit = "epoch" if self.by_epoch else "iter"
             write(f"{unit:>7}" + "".join(f"{title:>{WIDTH}}" for title in titles))
-        count = runner.epoch if self.by_epoch else runner.iter
+        count = f"{(runner.epoch if self.by_epoch else runner.iter) + 1:>7}"
+        if not numbers:
+            write(f"{count}  no objects were found")
+            return
         shown = (numbers.get(name, math.nan) for name in self.columns)
         cells = "".join(f"{'-' if v == -1 else format(v, '.3f'):>{WIDTH}}" for v in shown)
-        best = bool(numbers) and numbers[self.columns[0]] > self.best
-        if best:
-            self.best = numbers[self.columns[0]]
-        ending = "  best" if best else "" if numbers else "  no objects were found"
-        write(f"{count + 1:>7}{cells}{ending}")
+        main = numbers[self.columns[0]]
+        write(f"{count}{cells}{'  best' if main > self.best else ''}")
+        self.best = max(self.best, main)
 
 
 def losses(values: dict) -> str:
