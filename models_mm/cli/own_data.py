@@ -161,12 +161,14 @@ def prepare(args: argparse.Namespace) -> Path:
     Raises:
         UserError: something that was given is wrong.
     """
+    print(
+        f"models_mm {__version__}: {args.config} for {args.data}", flush=True
+    )  # the imports take seconds
     from models_mm.data.conversion import write_annotations
     from models_mm.data.sources import load_data
     from models_mm.data.split import split
     from models_mm.outputs import write_whole
 
-    print(f"models_mm {__version__}: {args.config} for {args.data}", flush=True)
     for name, kind in KINDS.items():
         if getattr(args, name) is not None:
             kind.check(name, getattr(args, name))

@@ -18,7 +18,7 @@ from mmcv.runner import BaseRunner
 from mmcv.runner.hooks import LoggerHook
 from tqdm import tqdm
 
-from models_mm.logs import is_for_terminal
+from models_mm.logs import LOGGER, is_for_terminal
 from models_mm.mmdet2.loaders import Loader
 from models_mm.values import is_number
 
@@ -44,8 +44,9 @@ class TerminalHandler(logging.Handler):
 
 
 def quiet() -> None:
-    """Let :class:`TerminalHandler` be what mmcv's and mmdet's loggers show on the terminal."""
-    for logger in map(logging.getLogger, mmcv.utils.logging.logger_initialized):
+    """Let the loggers of mmcv, mmdet and this package show what :class:`TerminalHandler` does."""
+    names = (*mmcv.utils.logging.logger_initialized, LOGGER.name)
+    for logger in map(logging.getLogger, names):
         for handler in list(logger.handlers):
             if type(handler) is logging.StreamHandler:
                 logger.removeHandler(handler)
@@ -189,7 +190,7 @@ def describe(
         f"model   {type(model).__name__} with {cfg.model.backbone.type}, "
         f"{total / 1e6:.1f} M parameters{frozen}",
         f"data    {len(data)} images, {len(classes)} classes ({names}){of_val}",
-        f"device  {device}: {runner.world_size} processes, {images} images per process and step",
+        f"device  {device}, {runner.world_size} x {images} images per step",
         f"recipe  {', '.join(recipe)}",
         f"log     {file}",
     ]
