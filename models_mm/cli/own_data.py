@@ -161,9 +161,8 @@ def prepare(args: argparse.Namespace) -> Path:
     Raises:
         UserError: something that was given is wrong.
     """
-    print(
-        f"models_mm {__version__}: {args.config} for {args.data}", flush=True
-    )  # the imports take seconds
+    # first of all, since the imports take seconds
+    print(f"models_mm {__version__}: {args.config} for {args.data}", flush=True)
     from models_mm.data.conversion import write_annotations
     from models_mm.data.sources import load_data
     from models_mm.data.split import split
