@@ -78,17 +78,16 @@ class Console(LoggerHook):
             disable=None,  # without a terminal
             leave=False,
             dynamic_ncols=True,
-            bar_format="{desc} |{bar:10}| {postfix}",
+            bar_format="|{bar:10}| {desc}",
         )
 
     def after_train_iter(self, runner: BaseRunner) -> None:
-        # an evaluation by iterations calls this before it, too
-        self.bar.update(runner.iter + 1 - self.bar.n)
         if not self.bar.disable:
-            self.bar.set_description_str(self.place(runner), refresh=False)
             times = runner.log_buffer.val_history.get("time", [])[-RECENT:]
             text = self.progress(runner, runner.outputs.get("log_vars", {}), times)
-            self.bar.postfix = text
+            self.bar.set_description_str(f"{self.place(runner)}  {text}", refresh=False)
+            # an evaluation by iterations calls this before it, too
+            self.bar.update(runner.iter + 1 - self.bar.n)
         super().after_train_iter(runner)
 
     def log(self, runner: BaseRunner) -> None:
