@@ -90,15 +90,6 @@ def onednn_product(a: Tensor) -> bool:
     return a.device.type == "cpu" and a.dtype == torch.float32 and torch.backends.mkldnn.enabled
 
 
-@rule(plain=never)
-def two_depthwise_halves(x: Tensor) -> bool:
-    """Whether a depthwise convolution with two outputs per channel runs as two with one each.
-
-    oneDNN has a fast kernel only for one output per channel.
-    """
-    return x.device.type == "cpu"
-
-
 @rule(plain=lambda x, hidden: None)
 def mlp_rows(x: Tensor, hidden: int) -> int | None:
     """Rows (N * H) of tokens (N, H, W, C) that an MLP processes at a time; None: all at once.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mmcv.runner import BaseRunner
 
-from models_mm.checkpoints.disk import replacing
+from models_mm.disk import replacing
 from models_mm.values import is_number
 
 FILE = "results.json"

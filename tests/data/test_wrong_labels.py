@@ -174,7 +174,7 @@ WRONG = {
             write_yolo,
             lambda folder: ((folder / "data.yaml").unlink(), os.mkfifo(folder / "data.yaml")),
         ),
-        "data.yaml is not a file",
+        "data.yaml cannot be read: it is no regular file",
     ),
     "val is train": (
         in_yaml("images/val", "images/train"),
