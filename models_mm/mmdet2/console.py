@@ -64,12 +64,12 @@ class Console(LoggerHook):
     def __init__(self, interval: int, by_epoch: bool):
         super().__init__(interval=interval, by_epoch=by_epoch)
         self.columns: list[str] = []
-        self.best = -math.inf
+        self.best = 0.0
 
     def before_run(self, runner: BaseRunner) -> None:
         super().before_run(runner)
         best = runner.meta.get("hook_msgs", {}).get("best_score")  # of a run that goes on
-        self.best = best if is_number(best) else -math.inf
+        self.best = best if is_number(best) else 0.0
         self.first, self.began = runner.iter, time.monotonic()
         self.bar = tqdm(
             total=runner.max_iters,
@@ -118,15 +118,17 @@ class Console(LoggerHook):
         return f"{epoch} {runner.inner_iter + 1}/{len(runner.data_loader)}"
 
     def progress(self, runner: BaseRunner, values: dict, times: list[float]) -> str:
-        """Time that is left, speed, losses, learning rate and memory, the most important first."""
+        """Time that is left, speed, learning rate, memory and losses; a narrow terminal cuts it."""
         done, elapsed = runner.iter + 1 - self.first, time.monotonic() - self.began
         left = elapsed / done * (runner.max_iters - runner.iter - 1)  # evaluations included
         images = runner.samples_per_gpu * runner.world_size * len(times)
         speed = images / sum(times) if sum(times) else 0
         rates = runner.current_lr()
         rate = rates[0] if isinstance(rates, list) else next(iter(rates.values()))[0]
-        parts = [f"eta {tqdm.format_interval(left)}", f"{speed:.1f} images/s", losses(values)]
-        return "  ".join([*parts, f"lr {rate:.2g}", f"{memory() / 2**30:.1f} GB"])
+        return (
+            f"eta {tqdm.format_interval(left)}  {speed:.1f} images/s  lr {rate:.2g}  "
+            f"{memory() / 2**30:.1f} GB  {losses(values)}"
+        )
 
     def row(self, runner: BaseRunner, values: dict) -> None:
         """Add an evaluation to the table; the best one is marked."""
@@ -144,7 +146,8 @@ class Console(LoggerHook):
             return
         shown = (numbers.get(name, math.nan) for name in self.columns)
         cells = "".join(f"{'-' if v == -1 else format(v, '.3f'):>{WIDTH}}" for v in shown)
-        main = numbers[self.columns[0]]
+        kept = [hook.key_indicator for hook in runner.hooks if getattr(hook, "save_best", None)]
+        main = numbers[kept[0] if kept else self.columns[0]]
         write(f"{count}{cells}{'  best' if main > self.best else ''}")
         self.best = max(self.best, main)
 

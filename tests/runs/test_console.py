@@ -17,7 +17,7 @@ from models_mm.version import __version__
 from .conftest import ROOT, TINY, options
 
 LOSSES = r"loss \d+\.\d{3} \(cls [\d.]+ bbox [\d.]+\)"
-PROGRESS = rf"eta \d\d:\d\d  [\d.]+ images/s  {LOSSES}  lr [\d.e-]+  [\d.]+ GB"
+PROGRESS = rf"eta \d\d:\d\d  [\d.]+ images/s  lr [\d.e-]+  [\d.]+ GB  {LOSSES}"
 ROW = r"(?:  +\d\.\d{3}|  +-)+(?:  best)?|  no objects were found"
 
 
