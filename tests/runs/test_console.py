@@ -64,6 +64,24 @@ def test_verbose(demo_data, run_tool, tmp_path):
     assert "epoch 1/2" not in done.stderr
 
 
+def drawn(text: str) -> list[str]:
+    """The lines that a terminal has in the end."""
+    lines, row, column = [""], 0, 0
+    for part in re.split(r"(\r|\n|\x1b\[A)", text):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[A":
+            row -= 1
+        elif part == "\r":
+            column = 0
+        else:
+            line = lines[row].ljust(column)
+            lines[row] = line[:column] + part + line[column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines]
+
+
 @pytest.mark.slow
 def test_on_a_terminal(demo_data, tmp_path):
     """A bar, which is gone at the end; the table stays."""
@@ -81,7 +99,7 @@ def test_on_a_terminal(demo_data, tmp_path):
     assert job.wait(timeout=30) == 0, shown[-3000:]
     text = shown.decode()
     assert re.search(rf"\r\|.{{10}}\| epoch 2/2 \d+/\d+  {PROGRESS}", text)
-    lines = re.sub(r"[^\n]*\r(?!\n)", "", text).replace("\r", "").splitlines()  # as it is drawn
+    lines = drawn(text)
     assert not any("|" in line for line in lines)
     assert [line.split()[0] for line in lines if re.fullmatch(rf" {{6}}\d({ROW})", line)] == [
         "1",
