@@ -14,7 +14,7 @@ from pathlib import Path
 import mmcv
 import torch
 from mmcv import Config
-from mmcv.runner import BaseRunner
+from mmcv.runner import BaseRunner, get_dist_info
 from mmcv.runner.hooks import LoggerHook
 from tqdm import tqdm
 
@@ -44,13 +44,17 @@ class TerminalHandler(logging.Handler):
 
 
 def quiet() -> None:
-    """Let the loggers of mmcv, mmdet and this package show what :class:`TerminalHandler` does."""
+    """Let the loggers of mmcv, mmdet and this package show what :class:`TerminalHandler` does.
+
+    Ranks other than 0 show errors only.
+    """
+    terminal = TerminalHandler(logging.ERROR if get_dist_info()[0] else logging.NOTSET)
     names = (*mmcv.utils.logging.logger_initialized, LOGGER.name)
     for logger in map(logging.getLogger, names):
         for handler in list(logger.handlers):
             if type(handler) is logging.StreamHandler:
                 logger.removeHandler(handler)
-                logger.addHandler(TerminalHandler())
+                logger.addHandler(terminal)
 
 
 class Console(LoggerHook):

@@ -171,7 +171,7 @@ def start_log(cfg: Config, config_path: str, timestamp: str, verbose: bool):
     if dist.is_initialized():
         dist.barrier()  # rank 0 makes the folder that all write to
     logger = get_root_logger(os.path.join(cfg.work_dir, f"{timestamp}.log"), cfg.log_level)
-    if not verbose and get_dist_info()[0] == 0:
+    if not verbose:
         console.quiet()
     versions = {**collect_env(), "MMDetection": f"{mmdet_version}+{git_hash()}"}
     environment = "\n".join(f"{key}: {value}" for key, value in versions.items())
