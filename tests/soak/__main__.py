@@ -2,10 +2,14 @@
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# bits depend on the number of threads; dist_train.sh uses one
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # module of tests/soak -> cases by default; each has soak(count, seed, folder) -> Tally
 SOAKS = {
