@@ -17,6 +17,7 @@ from models_mm.distributed import watchdog
 from models_mm.errors import UserError, did_you_mean
 from models_mm.evaluation.coco import ENGINES, check_engine
 from models_mm.evaluation.masks import encode_result
+from models_mm.messages import say
 from models_mm.mmdet2.datasets import METRICS, PRECISIONS, RECALLS, STATISTICS, CocoDataset
 from models_mm.mmdet2.early_stopping import EarlyStopping
 from models_mm.mmdet2.gathering import gather_results
@@ -137,9 +138,11 @@ def predict(
     model.eval()
     rank, world = get_dist_info()
     results: list = []
-    # a progress bar on rank 0, if it has a terminal
+    # rank 0 has a progress bar, or a line where there is no terminal
     images = len(data_loader.dataset)
     bar = tqdm(total=images, unit=" images", leave=False, disable=True if rank else None)
+    if bar.disable:
+        say(f"predicting {images} images")
     for number, batch in enumerate(data_loader):
         with torch.no_grad():
             found = model(return_loss=False, rescale=True, **batch)
