@@ -96,16 +96,16 @@ class Backbone(nn.Module):
             raise ValueError("a backbone returns feature maps: features_only=False has no meaning")
         self.init_cfg = init_cfg
         stages = range(len(channels))
-        out_indices = tuple(out_indices)
         if (
-            not out_indices
-            or out_indices != tuple(sorted(set(out_indices)))
-            or not set(out_indices) <= set(stages)
+            not isinstance(out_indices, (tuple, list))
+            or not out_indices
+            or list(out_indices) != [stage for stage in stages if stage in out_indices]
         ):
             raise ValueError(
                 f"out_indices must be strictly increasing stage indices out of {tuple(stages)}, "
                 f"got {out_indices}"
             )
+        out_indices = tuple(out_indices)
         if frozen_stages not in range(-1, len(channels) + 1):
             raise ValueError(
                 f"frozen_stages must be -1 (nothing), 0 (stem) or a number of stages up to "
@@ -225,7 +225,13 @@ def pretrained_init(pretrained: str | None, init_cfg: dict | None) -> dict | Non
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth rates of each block, by stage: linear from 0 (first block) to ``rate``."""
+    """Stochastic depth rates of each block, by stage: linear from 0 (first block) to ``rate``.
+
+    Raises:
+        ValueError: ``rate`` is no probability, or 1, which would leave nothing.
+    """
+    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+        raise ValueError(f"drop_path_rate must be a number from 0 to less than 1, got {rate!r}")
     last = max(sum(depths) - 1, 1)
     rates = iter(rate * block / last for block in range(sum(depths)))
     return [[next(rates) for _ in range(depth)] for depth in depths]
