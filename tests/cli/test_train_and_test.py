@@ -54,7 +54,7 @@ def tested(demo_data, run_tool, trained) -> tuple[str, list, dict]:
         ROOT / "dist_test.sh", *command, "--eval", "bbox", "segm", *options(demo_data), cwd="/"
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout, pickle.loads(out.read_bytes()), metrics(trained)
+    return done.stdout + done.stderr, pickle.loads(out.read_bytes()), metrics(trained)
 
 
 def metrics(work: Path) -> dict:
@@ -112,7 +112,7 @@ def test_testing_prints_the_coco_table_and_writes_it(tested):
     assert len(re.findall(r"Average Precision  \(AP\) @\[ IoU=0.50:0.95", said)) == 8
     assert {"bbox_mAP", "segm_mAP", "bbox_mAP_50"} <= set(metric)
     assert re.search(r"metrics: .*eval_\d+_\d+.json", said)
-    assert re.search(r"5/5, .* task/s, .* ETA:", said)
+    assert "predicting 5 images" in said
 
 
 def test_one_process_gives_the_same_results_as_two(demo_data, run_tool, trained, tested, tmp_path):
