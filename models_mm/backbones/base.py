@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # the one base class that Syn
 from torch.utils.checkpoint import checkpoint
 
 from models_mm.layers.warehouse import WarehouseLayer
+from models_mm.values import is_number
 
 from .published import OTHER_FILES, PublishedFiles
 
@@ -97,7 +98,7 @@ class Backbone(nn.Module):
         self.init_cfg = init_cfg
         stages = range(len(channels))
         if (
-            not isinstance(out_indices, (tuple, list))
+            not isinstance(out_indices, Sequence)
             or not out_indices
             or list(out_indices) != [stage for stage in stages if stage in out_indices]
         ):
@@ -228,9 +229,9 @@ def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Stochastic depth rates of each block, by stage: linear from 0 (first block) to ``rate``.
 
     Raises:
-        ValueError: ``rate`` is no probability, or 1, which would leave nothing.
+        ValueError: ``rate`` is not from 0 to less than 1.
     """
-    if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+    if not is_number(rate) or not 0 <= rate < 1:
         raise ValueError(f"drop_path_rate must be a number from 0 to less than 1, got {rate!r}")
     last = max(sum(depths) - 1, 1)
     rates = iter(rate * block / last for block in range(sum(depths)))

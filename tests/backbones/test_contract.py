@@ -231,6 +231,11 @@ def test_bad_out_indices(name, out_indices):
         build_backbone({**VARIANTS[name], "out_indices": out_indices})
 
 
+def test_out_indices_may_be_any_sequence():
+    backbone = build_backbone({**VARIANTS["recnext_m3"], "out_indices": range(1, 4)})
+    assert backbone.out_indices == (1, 2, 3)
+
+
 @pytest.mark.parametrize("rate", [-0.1, 1, 7, float("nan"), "much"])
 @pytest.mark.parametrize("of", ["biformer_s", "convnext_t", "dfvt_t", "mpvit_t", "recnext_m3"])
 def test_bad_drop_path_rate(of, rate):

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# bits depend on the number of threads; dist_train.sh uses one
+# Bits depend on the number of threads, which trainings in forks and by dist_train.sh choose apart.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # module of tests/soak -> cases by default; each has soak(count, seed, folder) -> Tally
