@@ -27,8 +27,8 @@ class Tile(NamedTuple):
 def tiles_of(height: int, width: int, side: int, overlap: float) -> list[Tile]:
     """Tiles of one size that cover an image, row by row.
 
-    The last tile of a row or column is moved back into the image; a side of the image that is
-    shorter than a tile has one tile of its length.
+    They are spread evenly, so that neighbours overlap by at least what is asked for. A side of the
+    image that is shorter than a tile has one tile of its length.
 
     Args:
         height: of the image in pixels.
@@ -52,7 +52,8 @@ def starts(length: int, side: int, overlap: float) -> list[int]:
     """Where the tiles along one axis begin; arguments as of :func:`tiles_of`."""
     step = max(round(side * (1 - overlap)), 1)
     last = max(length - side, 0)
-    return [*range(0, last, step), last]
+    gaps = -(-last // step)
+    return [round(last * place / max(gaps, 1)) for place in range(gaps + 1)]
 
 
 def cut_boxes(boxes: np.ndarray, tile: Tile, height: int, width: int) -> np.ndarray:

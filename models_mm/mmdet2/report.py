@@ -41,7 +41,7 @@ EVENT = re.compile(
     r"checkpoints in .* of another run|\d+ processes x \d+ images have become"
 )
 AP = ("all", "IoU 0.5", "IoU 0.75", "small", "medium", "large")
-SIZES = {"small": "< 32² pixels", "medium": "32² to 96²", "large": "> 96²"}
+SIZES = {"small": "< 32²", "medium": "32² to 96²", "large": "> 96²"}
 
 
 def write_report(
@@ -268,7 +268,7 @@ def accuracy_tables(dataset: CocoDataset, results: list, kinds: list[str]) -> li
         classes.append([dataset.CLASSES[label], str(counts[category]), *map(percent, cells)])
     columns = [names[kind] for kind in kinds]
     return [
-        Table("Overall and by size of the objects", ["", *columns], overall),
+        Table("Overall and by size of the objects in pixels", ["", *columns], overall),
         Table("By class", ["class", "objects", *columns], classes),
     ]
 

@@ -97,7 +97,7 @@ def draw_runs(runs: dict[str, tuple[dict, dict]], losses, rate, accuracy) -> Non
         axes.grid(alpha=0.3)
         if axes.lines:
             # below the plot, because inside it would hide curves
-            axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+            axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         else:
             axes.text(0.5, 0.5, "no evaluation yet", ha="center", transform=axes.transAxes)
     losses.set_yscale("log")
@@ -116,7 +116,7 @@ def curve_drawings(run: tuple[dict, dict]) -> list[str]:
     """
     colors = dict.fromkeys(INK_SETTINGS, INK) | dict.fromkeys(CLEAR_SETTINGS, "none")
     drawings = []
-    with rc_context({**colors, "svg.fonttype": "none"}):
+    with rc_context({**colors, "svg.fonttype": "none", "legend.frameon": False}):
         figures = [Figure(figsize=(5.2, 3.9), layout="constrained") for _ in range(3)]
         draw_runs({"lr": run}, *[figure.subplots() for figure in figures])
         for figure in figures:

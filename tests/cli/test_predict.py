@@ -161,7 +161,7 @@ def test_the_best_checkpoint_of_a_work_dir(work_dir, checkpoint, tmp_path):
 
 
 def test_standard_input_odd_images_and_all_formats(
-    work_dir, demo_data, tmp_path, monkeypatch, capsys
+    work_dir, detector, tmp_path, monkeypatch, capsys
 ):
     """16 bits, grey, with alpha, one pixel: read. Too thin, broken: named, after all others."""
     rng = np.random.default_rng(0)
@@ -177,9 +177,10 @@ def test_standard_input_odd_images_and_all_formats(
     lines = "".join(f"{tmp_path / name}\n" for name in names)
     monkeypatch.setattr("sys.stdin", io.StringIO(lines))
     out = tmp_path / "out"
+    wanted = detector(tmp_path / "one.png").names[0]
     formats = ("--format", "pictures", "json", "coco", "csv", "yolo")
     with pytest.raises(UserError, match="(?s)broken.png is no image.*cannot resize 5000x1 pixels"):
-        options = ("--score", 0.1, "--batch", 3, "--classes", "star", *formats)
+        options = ("--score", 0.1, "--batch", 3, "--classes", wanted, *formats)
         call("-", "--model", work_dir, "--out", out, *options)
     stems = [Path(name).stem for name in odd][:-1]
     expected = {f"{stem}.{kind}" for stem in stems for kind in ("jpg", "json")}
@@ -187,8 +188,8 @@ def test_standard_input_odd_images_and_all_formats(
     assert {file.name for file in out.iterdir() if file.is_file()} == expected
     assert {file.stem for file in (out / "labels").iterdir()} == {*stems, "classes"}
     assert cv2.imread(str(out / "one.jpg")).shape == (1, 1, 3)
-    found = json.loads((out / "deep.json").read_text())["objects"]
-    assert found and {thing["class"] for thing in found} == {"star"}
+    found = json.loads((out / "one.json").read_text())["objects"]
+    assert found and {thing["class"] for thing in found} == {wanted}
     assert "in 4 images" in capsys.readouterr().out
 
 
