@@ -110,10 +110,18 @@ def sources(
     pairs = read_images(files, unread, mmcv.imfrombytes)
     yield ((Source(str(file), bases[file]), pixels) for file, pixels in pairs)
     for video in videos:
-        yield (
-            (Source(name, clips[video], number, video), pixels)
-            for number, (name, pixels) in enumerate(frames(video))
-        )
+        yield frames_of(video, clips[video])
+
+
+def frames_of(video: Path, base: str) -> Iterator[tuple[Source, np.ndarray]]:
+    """The frames of a video; says how many there are if the file is cut off."""
+    number = 0
+    for name, pixels in frames(video):
+        yield Source(name, base, number, video), pixels
+        number += 1
+    declared = frame_count(video)
+    if number < 0.99 * declared - 1:  # the number that a file declares may be an estimate
+        say(f"\n{video}: only {number} of {declared} frames can be read")
 
 
 def base_names(files: list[Path]) -> dict[Path, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmcv import Config
+from mmcv.runner import get_dist_info
 from mmdet.utils import build_dp
 from torch import nn
 
@@ -15,7 +16,7 @@ from models_mm.checkpoints import runs
 from models_mm.data.sampling import SeededSamples, image_metas
 from models_mm.errors import UserError, printable
 from models_mm.evaluation.matching import Matches, match
-from models_mm.evaluation.results import confident_objects
+from models_mm.evaluation.results import boxes_of, confident_objects
 from models_mm.mmdet2.analysis import confusion_counts
 from models_mm.mmdet2.benchmark import multiply_adds
 from models_mm.mmdet2.building import build_data
@@ -23,6 +24,7 @@ from models_mm.mmdet2.configs import check_files, compatible, load_config
 from models_mm.mmdet2.data_files import files_of
 from models_mm.mmdet2.datasets import CocoDataset
 from models_mm.mmdet2.evaluation import predict
+from models_mm.mmdet2.execution import settle_precision
 from models_mm.mmdet2.inference import usable
 from models_mm.mmdet2.pictures import comparison, evenly, sample_picture
 from models_mm.mmdet2.settings import check_settings
@@ -49,7 +51,8 @@ def write_report(
 ) -> Path:
     """Write ``report.html`` into the work dir of a training.
 
-    A section whose data cannot be read is left out, and the page says so.
+    A section whose data cannot be read is left out, and the page says so. In a job of several
+    processes, rank 0 calls it, with results.
 
     Args:
         work_dir: of the training.
@@ -68,7 +71,7 @@ def write_report(
         raise UserError(f"{folder} is no folder: give the work dir of a training")
     config, checkpoint = find_trained(folder)
     cfg = load_config(str(config))
-    check_settings(cfg, ("test",))
+    check_settings(cfg, ("val",))
     meta = runs.read_meta(checkpoint)
     report = Report(folder.resolve().name, f"{checkpoint.name}, {config.name}", score=SCORE)
     report.config = config.read_text(errors="replace")
@@ -78,10 +81,15 @@ def write_report(
     logs = logs_of_run(folder, meta.get("run"))
     guarded(report, "curves", lambda: add_logs(report, logs))
     cfg = compatible(cfg)
-    cfg.device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu")).type
+    place = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    cfg.device, cfg.fp16 = place.type, None
+    settle_precision(cfg)
     model = load_model(cfg, str(checkpoint), fuse=False)
     guarded(report, "costs", lambda: add_costs(report, model, cfg))
-    guarded(report, "accuracy", lambda: inputs.extend(add_accuracy(report, cfg, model, results)))
+    guarded(
+        *(report, "accuracy"),
+        lambda: inputs.extend(add_accuracy(report, cfg, model, results, place)),
+    )
     guarded(report, "samples", lambda: inputs.extend(add_samples(report, cfg)))
     path = Outputs(folder, inputs).path("report.html")
     write_whole(path, report.html())
@@ -94,9 +102,9 @@ def guarded(report: Report, section: str, add) -> None:
         add()
     except UserError as error:
         report.notes.append(f"{section}: {printable(str(error))}")
-    except (NotImplementedError, AttributeError, KeyError) as error:  # of detectors and data sets
+    except Exception as error:  # no detector or data set should cost the rest of the report
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        report.notes.append(f"{section}: {printable(reason)}")  # of which mmdet knows less
+        report.notes.append(f"{section}: {printable(reason)}")
 
 
 def logs_of_run(folder: Path, run: str | None) -> list[Path]:
@@ -223,13 +231,15 @@ def add_accuracy(report: Report, cfg: Config, model: nn.Module, results: list | 
     kinds = ["bbox", "segm"] if model.with_mask else ["bbox"]
     dataset.check_truth(kinds)
     if results is None:
+        if get_dist_info()[1] > 1:
+            raise UserError("in a job of several processes, rank 0 needs the results")
         loader.take_share(dist=False, shuffle=False)
         start = time.perf_counter()
-        results = predict(build_dp(model, cfg.device, device_ids=[0]), loader)
+        results = predict(build_dp(model, device.type, device_ids=[device.index or 0]), loader)
         rate = len(dataset) / (time.perf_counter() - start)
-        what = f"{rate:.3g} images/s on {cfg.device}, with reading, {len(dataset)} images"
+        what = f"{rate:.3g} images/s on {device}, with reading, {len(dataset)} images"
         report.costs.append(("inference", what))
-        report.figures.append(("images/s", f"{rate:.3g}"))
+        report.figures.append(("images/s, inference", f"{rate:.3g}"))
     report.tables = accuracy_tables(dataset, results, kinds)
     report.confusion = confusion_of(confusion_counts(dataset, results, SCORE), dataset.CLASSES)
     ranked = sorted(range(len(dataset)), key=lambda i: error_key(matches(dataset, results[i], i)))
@@ -282,7 +292,7 @@ def percent(value: float | None) -> str:
 
 def matches(dataset: CocoDataset, result, index: int) -> Matches:
     """How the detections of an image fit its objects."""
-    boxes, labels, _ = confident_objects(result, SCORE)
+    boxes, labels, _ = confident_objects(boxes_of(result), SCORE)
     truth = dataset.get_ann_info(index)
     return match(boxes, labels, truth["bboxes"], truth["labels"], truth["bboxes_ignore"])
 

@@ -17,6 +17,7 @@ from mmdet.models import build_detector
 from models_mm.cli import predict
 from models_mm.errors import UserError
 from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.predict import frames_of
 from models_mm.mmdet2.work_dirs import find_trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,6 +223,19 @@ def test_wrong_inputs(work_dir, tmp_path, monkeypatch, demo_data):
     with pytest.raises(UserError, match="no class 'stars'; did you mean star"):
         call(image, "--model", work_dir, "--classes", "stars", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_video_that_is_cut_off(tmp_path, capsys):
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 25, (128, 96))
+    for value in range(40):
+        writer.write(np.random.default_rng(value).integers(0, 255, (96, 128, 3), np.uint8))
+    writer.release()
+    assert len(list(frames_of(video, "clip"))) == 40 and not capsys.readouterr().err
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    number = len(list(frames_of(video, "clip")))
+    said = capsys.readouterr().err
+    assert 10 < number < 30 and f"clip.avi: only {number} of 40 frames can be read" in said
 
 
 def test_an_image_of_100_megapixels(detector):

@@ -160,7 +160,8 @@ checkpoint_config = dict(interval=10)
     large, objects = photo(rng, 4000, 3000, 150)
     cv2.imwrite(str(tmp_path / "large.png"), large)
     recalls = []
-    for number, options in enumerate(([], ["--tile", 640, "--batch", 4])):
+    scale = "data.test.pipeline.1.img_scale=(1333,800)"  # as in COCO's recipes
+    for number, options in enumerate((["--cfg-options", scale], ["--tile", 640, "--batch", 4])):
         out = tmp_path / str(number)
         done = run_tool(
             *(ROOT / "tools/predict.py", tmp_path / "large.png", "--model", work, "--out", out),
