@@ -24,7 +24,6 @@ from models_mm.mmdet2.configs import check_files, compatible, load_config
 from models_mm.mmdet2.data_files import files_of
 from models_mm.mmdet2.datasets import CocoDataset
 from models_mm.mmdet2.evaluation import predict
-from models_mm.mmdet2.execution import settle_precision
 from models_mm.mmdet2.inference import usable
 from models_mm.mmdet2.pictures import comparison, evenly, sample_picture
 from models_mm.mmdet2.settings import check_settings
@@ -82,8 +81,7 @@ def write_report(
     guarded(report, "curves", lambda: add_logs(report, logs))
     cfg = compatible(cfg)
     place = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    cfg.device, cfg.fp16 = place.type, None
-    settle_precision(cfg)
+    cfg.device, cfg.fp16 = place.type, None  # float32: a CPU counts the operations
     model = load_model(cfg, str(checkpoint), fuse=False)
     guarded(report, "costs", lambda: add_costs(report, model, cfg))
     guarded(
@@ -107,10 +105,11 @@ def guarded(report: Report, section: str, add) -> None:
         report.notes.append(f"{section}: {printable(reason)}")
 
 
-def logs_of_run(folder: Path, run: str | None) -> list[Path]:
+def logs_of_run(folder: Path, run: object) -> list[Path]:
     """The JSON logs of a run: from the last one that began before the run had its name."""
     logs = sorted(folder.glob("*.log.json"))
-    before = [number for number, log in enumerate(logs) if run and log.name[:15] <= run[:15]]
+    begin = run[:15] if isinstance(run, str) else ""
+    before = [number for number, log in enumerate(logs) if log.name[:15] <= begin]
     return logs[max(before, default=0) :]
 
 
@@ -213,7 +212,9 @@ def image_scale(cfg: Config) -> tuple[int, int]:
 # --- accuracy
 
 
-def add_accuracy(report: Report, cfg: Config, model: nn.Module, results: list | None) -> list[str]:
+def add_accuracy(
+    report: Report, cfg: Config, model: nn.Module, results: list | None, device: torch.device
+) -> list[str]:
     """Add metrics, the confusion matrix and the worst images.
 
     Returns:

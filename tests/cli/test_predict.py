@@ -2,7 +2,9 @@
 
 import io
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -245,15 +247,41 @@ def test_an_image_of_100_megapixels(detector):
         detector(huge)
 
 
-@pytest.mark.slow
-def test_memory_stays_flat(work_dir, run_tool, tmp_path):
-    """Frame 150 needs no more than frame 30, whatever is written."""
+def long_video(folder: Path) -> Path:
+    """150 frames of noise."""
     rng = np.random.default_rng(0)
-    video = tmp_path / "clip.avi"
+    video = folder / "clip.avi"
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter_fourcc(*"MJPG"), 25, (320, 240))
     for _ in range(150):
         writer.write(rng.integers(0, 255, (240, 320, 3), np.uint8))
     writer.release()
+    return video
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_video(work_dir, tmp_path):
+    """Every line of JSON is of a frame that can be played."""
+    video, out = long_video(tmp_path), tmp_path / "out"
+    options = ("--model", work_dir, "--out", out, "--format", "pictures", "json", "--device", "cpu")
+    process = subprocess.Popen([sys.executable, ROOT / "tools/predict.py", video, *options])
+    lines = out / "clip.jsonl"
+    while process.poll() is None and not (lines.exists() and lines.read_bytes().count(b"\n") > 4):
+        time.sleep(0.1)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert 4 < len(written) < 150 and [line["frame"] for line in written] == [*range(len(written))]
+    clip, played = cv2.VideoCapture(str(out / "clip.mp4")), 0
+    while clip.read()[0]:
+        played += 1
+    assert len(written) <= played <= len(written) + 1
+
+
+@pytest.mark.slow
+def test_memory_stays_flat(work_dir, run_tool, tmp_path):
+    """Frame 150 needs no more than frame 30, whatever is written."""
+    video = long_video(tmp_path)
     program = f"""
 import models_mm, resource
 from models_mm.cli import predict
