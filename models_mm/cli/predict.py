@@ -70,6 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not args.model and not (args.config and args.checkpoint):
         parser.error("give --model WORK_DIR, or --config and --checkpoint")
+    if args.model and args.config and args.checkpoint:
+        parser.error("--config and --checkpoint leave nothing to take from --model")
     if args.overlap is not None and not args.tile:
         parser.error("--overlap is of tiles: give --tile too")
     args.overlap = 0.2 if args.overlap is None else args.overlap

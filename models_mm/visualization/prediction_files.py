@@ -125,7 +125,7 @@ class JsonFiles:
 
     def __init__(self, places: Outputs):
         self.places = places
-        self.lines: tuple[str, io.TextIOBase] | None = None  # the video that is being written
+        self.lines: io.TextIOBase | None = None  # the video that is being written
 
     def add(self, source: Source, found: Detections) -> None:
         """Write the objects of an image, or the line of a frame."""

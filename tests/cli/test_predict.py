@@ -204,6 +204,7 @@ def test_standard_input_odd_images_and_all_formats(
         (("--tile", "64", "--overlap", "128"), "must be a number, 0 to 0.9, not '128'"),
         (("--tile", "0"), "must be a whole number, 32 to 16384, not '0'"),
         (("--format", "xml"), "invalid choice: 'xml'"),
+        (("--config", "a.py", "--checkpoint", "a.pth"), "nothing to take from --model"),
         (("--annotations", "truth.json"), "--annotations is for --format coco"),
         (("--format", "pictures", "--no-pictures"), "leaves nothing to write"),
     ],
