@@ -34,6 +34,7 @@ from models_mm.visualization.curves import curve_drawings, read_log
 from models_mm.visualization.report import Report, Table, confusion_of, embedded
 
 WORST, SAMPLES = 12, 8  # pictures
+LONGEST = 640  # pixels of an image among the worst
 SCORE = 0.3  # the lowest of a detection in the confusion matrix and the pictures
 EVENTS = 200  # lines; further ones are counted
 LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ - \w+ - [A-Z]+ - (.*)")
@@ -247,7 +248,7 @@ def add_accuracy(
     for index in ranked[:WORST]:
         found = matches(dataset, results[index], index)
         try:
-            picture = comparison(dataset, results[index], index, SCORE)
+            picture = comparison(dataset, results[index], index, SCORE, LONGEST)
         except UserError as error:
             report.notes.append(f"worst images: {printable(str(error))}")
             continue

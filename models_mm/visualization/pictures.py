@@ -69,7 +69,9 @@ def draw(
     if masks is not None and len(masks):
         picture = blend_masks(picture, masks, colors)
         outline(picture, masks)
-    scale = max(1.0, min(image.shape[:2]) / 500)
+    # larger letters and lines in larger pictures, unless they would cover small objects
+    sides = np.sqrt((boxes[:, 2:4] - boxes[:, :2]).clip(0).prod(axis=1))
+    scale = max(1.0, min(min(image.shape[:2]) / 500, float(np.median(sides)) / 30))
     for box, color in zip(boxes, colors, strict=True):
         draw_box(picture, box, color, round(2 * scale))
     # the most confident last, so that its name is on top

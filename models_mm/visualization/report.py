@@ -98,7 +98,7 @@ class Report:
         return environment.get_template("report.html").render(report=self)
 
 
-def embedded(picture: np.ndarray, title: str, text: str = "", width: int = 1100) -> Picture:
+def embedded(picture: np.ndarray, title: str, text: str = "", width: int = 1400) -> Picture:
     """A BGR picture (H, W, 3) for the page, at most ``width`` pixels wide and high."""
     scale = min(1, width / max(picture.shape[:2]))
     if scale < 1:
