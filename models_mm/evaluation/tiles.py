@@ -7,7 +7,10 @@ import numpy as np
 from models_mm.errors import UserError
 
 MOST = 10_000  # tiles of an image
-DUPLICATE = 0.5  # two detections of a class that overlap more are one object
+# Two boxes of a class in different tiles are of one object if they overlap more. A whole box beside
+# a whole one (IoU): less than within an image, because boxes near the border of a tile are less
+# exact. A cut box: the share of it that is inside the other one.
+SAME_WHOLE, SAME_CUT = 0.3, 0.5
 
 
 class Tile(NamedTuple):
@@ -82,9 +85,9 @@ def merge(
     """Non-maximum suppression per class between the detections of different tiles.
 
     Of two boxes of one object, the one is kept that is not cut, or else that has the higher score.
-    Two whole boxes are of one object if their intersection is more than half of their union. A cut
-    box is of the object of a whole one if more than half of it is inside; two cut boxes, if more
-    than half of the smaller one is. Detections of one tile do not suppress each other: the detector
+    Two whole boxes are of one object if their IoU is more than 0.3. A cut box is of the object of a
+    whole one if more than half of it is inside; two cut boxes, if more than half of the smaller one
+    is. Detections of one tile do not suppress each other: the detector
     has decided between them.
 
     Args:
@@ -109,7 +112,7 @@ def merge(
         whole = ~cut[first] & ~cut[order]
         union = areas[first] + areas[order] - shared
         part = np.minimum(areas[first], areas[order]) if cut[first] else areas[order]
-        reference = np.where(whole, union, part)
+        least = np.where(whole, SAME_WHOLE * union, SAME_CUT * part)
         same = (labels[order] == labels[first]) & (tiles[order] != tiles[first])
-        order = order[~(same & (shared > DUPLICATE * reference))]
+        order = order[~(same & (shared > least))]
     return np.array(sorted(kept, key=lambda i: -scores[i]), np.int64)
