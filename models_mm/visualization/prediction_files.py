@@ -21,7 +21,7 @@ from models_mm.data.conversion import yolo_lines
 from models_mm.data.demo import outlines
 from models_mm.data.formats.labels import LabelledImage
 from models_mm.errors import UserError, did_you_mean
-from models_mm.evaluation.masks import regions
+from models_mm.evaluation.masks import PlacedMasks, regions
 from models_mm.outputs import Outputs
 from models_mm.visualization.detections import Detections
 from models_mm.visualization.videos import video_writer
@@ -192,7 +192,8 @@ class YoloFiles:
         height, width = found.image.shape[:2]
         masks: list = [None] * len(found)
         if found.masks is not None:
-            masks = [polygons(region, pixels) for region, pixels in regions(found.masks)]
+            placed = regions(PlacedMasks.cropped(found.masks))  # outlines need much memory
+            masks = [polygons(region, pixels) for region, pixels in placed]
         things = []
         for name, (left, top, right, bottom), mask in zip(
             found.names, found.boxes.tolist(), masks, strict=True
@@ -212,7 +213,7 @@ class YoloFiles:
 
 def polygons(region: tuple[slice, slice], pixels: np.ndarray) -> list[list[float]]:
     """The outlines in the image of a mask (h, w) of bool in a region of it."""
-    corner = (region[1].start or 0, region[0].start or 0)
+    corner = (region[1].start, region[0].start)
     return [
         [value + corner[i % 2] for i, value in enumerate(outline)] for outline in outlines(pixels)
     ]

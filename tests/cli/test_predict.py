@@ -293,7 +293,8 @@ def watched(self, source, found):
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 prediction_files.JsonFiles.add = watched
 predict.main({[str(video), "--model", str(work_dir), "--device", "cpu", "--score", "0.1"]!r}
-    + {["--out", str(tmp_path / "out"), "--format", "pictures", "json", "coco", "csv", "yolo"]!r})
+    + {["--out", str(tmp_path / "out"), "--format", "pictures", "json", "coco", "csv", "yolo"]!r}
+    + ["--cfg-options", "model.test_cfg.rcnn.max_per_img=5"])
 print("peaks", peaks[30], peaks[-1])
 """
     done = run_tool(sys.executable, "-c", program, timeout=1800)
