@@ -14,7 +14,7 @@ SMALLER = {
     r"recnext_m3 --data photos": "recnext_tiny --data data/demo --epochs 1 --size 96",
     r"(recnext_tiny --data data/few .*) --size 320": r"\1 --size 96 --epochs 1",
     r"make_demo_coco.py data/few": "make_demo_coco.py data/few --size 128x96",
-    r"predict.py more_photos": "predict.py data/demo/val2017",
+    r"predict.py new_photos": "predict.py data/demo/val2017",
     r"--train 1000 --val 100": "--train 8 --val 5 --size 128x96",
     r"--train 300 --val 60": "--train 12 --val 6 --size 128x96",
     r"max_epochs=6": "max_epochs=1",

@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from models_mm.cli import report
 from models_mm.cli.command import child_environment
 from models_mm.config_files import known_model, known_variant
 from models_mm.errors import UserError
@@ -114,6 +115,8 @@ def train(
     code = subprocess.run(command, env=child_environment()).returncode
     if code:
         raise UserError(f"the training in {config.parent} has ended with exit code {code}")
+    page = [sys.executable, "-m", "models_mm", "report", str(config.parent)]
+    subprocess.run(page, env=child_environment())  # it says itself what is wrong
     return results(config)
 
 
@@ -148,6 +151,7 @@ def main(args: argparse.Namespace) -> None:
         flags = [f"--{name.replace('_', '-')}" for name in FLAGS if getattr(args, name)]
         if code := run_job(str(processes), ["train", str(config), *flags]):
             sys.exit(code)
+    report.main([str(config.parent)])
 
 
 def prepare(args: argparse.Namespace) -> Path:

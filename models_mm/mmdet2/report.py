@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmcv import Config
-from mmcv.runner import get_dist_info
 from mmdet.utils import build_dp
 from torch import nn
 
@@ -46,19 +45,15 @@ AP = ("all", "IoU 0.5", "IoU 0.75", "small", "medium", "large")
 SIZES = {"small": "< 32²", "medium": "32² to 96²", "large": "> 96²"}
 
 
-def write_report(
-    work_dir: str | Path, results: list | None = None, device: str | None = None
-) -> Path:
+def write_report(work_dir: str | Path, device: str | None = None) -> Path:
     """Write ``report.html`` into the work dir of a training.
 
-    A section whose data cannot be read is left out, and the page says so. In a job of several
-    processes, rank 0 calls it, with results.
+    The best checkpoint, or else the last, is evaluated on ``data.val``. A section whose data cannot
+    be read is left out, and the page says so.
 
     Args:
         work_dir: of the training.
-        results: of the best checkpoint (or else the last) for the images of ``data.val``, if they
-            are known; otherwise that checkpoint is evaluated.
-        device: for that evaluation (default: a GPU if there is one).
+        device: for the evaluation (default: a GPU if there is one).
 
     Returns:
         The path of the page.
@@ -85,10 +80,7 @@ def write_report(
     cfg.device, cfg.fp16 = place.type, None  # float32: a CPU counts the operations
     model = load_model(cfg, str(checkpoint), fuse=False)
     guarded(report, "costs", lambda: add_costs(report, model, cfg))
-    guarded(
-        *(report, "accuracy"),
-        lambda: inputs.extend(add_accuracy(report, cfg, model, results, place)),
-    )
+    guarded(report, "accuracy", lambda: inputs.extend(add_accuracy(report, cfg, model, place)))
     guarded(report, "samples", lambda: inputs.extend(add_samples(report, cfg)))
     path = Outputs(folder, inputs).path("report.html")
     write_whole(path, report.html())
@@ -213,9 +205,7 @@ def image_scale(cfg: Config) -> tuple[int, int]:
 # --- accuracy
 
 
-def add_accuracy(
-    report: Report, cfg: Config, model: nn.Module, results: list | None, device: torch.device
-) -> list[str]:
+def add_accuracy(report: Report, cfg: Config, model: nn.Module, device: torch.device) -> list[str]:
     """Add metrics, the confusion matrix and the worst images.
 
     Returns:
@@ -232,16 +222,19 @@ def add_accuracy(
         raise UserError(f"the report evaluates CocoDataset, not {type(dataset).__name__}")
     kinds = ["bbox", "segm"] if model.with_mask else ["bbox"]
     dataset.check_truth(kinds)
-    if results is None:
-        if get_dist_info()[1] > 1:
-            raise UserError("in a job of several processes, rank 0 needs the results")
-        loader.take_share(dist=False, shuffle=False)
-        start = time.perf_counter()
-        results = predict(build_dp(model, device.type, device_ids=[device.index or 0]), loader)
-        rate = len(dataset) / (time.perf_counter() - start)
-        what = f"{rate:.3g} images/s on {device}, with reading, {len(dataset)} images"
-        report.costs.append(("inference", what))
-        report.figures.append(("images/s, inference", f"{rate:.3g}"))
+    loader.take_share(dist=False, shuffle=False)
+    start = time.perf_counter()
+    results = predict(build_dp(model, device.type, device_ids=[device.index or 0]), loader)
+    rate = len(dataset) / (time.perf_counter() - start)
+    what = f"{rate:.3g} images/s on {device}, with reading, {len(dataset)} images"
+    report.costs.append(("inference", what))
+    report.figures.append(("images/s, inference", f"{rate:.3g}"))
+    add_results(report, dataset, results, kinds)
+    return files_of(dataset)
+
+
+def add_results(report: Report, dataset: CocoDataset, results: list, kinds: list[str]) -> None:
+    """Add what a detector's results for the images of a data set are worth."""
     report.tables = accuracy_tables(dataset, results, kinds)
     report.confusion = confusion_of(confusion_counts(dataset, results, SCORE), dataset.CLASSES)
     ranked = sorted(range(len(dataset)), key=lambda i: error_key(matches(dataset, results[i], i)))
@@ -255,7 +248,6 @@ def add_accuracy(
         text = f"{found.hits} found, {found.missed} missed, {found.wrong} wrong"
         name = printable(str(dataset.data_infos[index]["filename"]))
         report.worst.append(embedded(picture, name, f"{text}, F1 {found.f1:.2f}"))
-    return files_of(dataset)
 
 
 def accuracy_tables(dataset: CocoDataset, results: list, kinds: list[str]) -> list[Table]:

@@ -16,6 +16,7 @@ from models_mm.mmdet2 import report
 from models_mm.mmdet2.building import build_data
 from models_mm.mmdet2.configs import load_config
 from models_mm.visualization.curves import read_log
+from models_mm.visualization.report import Report
 
 TINY = Path(__file__).resolve().parents[1] / "runs/tiny.py"
 EVIL = "<script>alert(1)</script>"
@@ -97,8 +98,7 @@ def record(found: list, html):
     return called
 
 
-def test_the_numbers_are_those_of_the_evaluation(work_dir, monkeypatch):
-    """Of results that the caller has: the detector is not run again."""
+def test_the_numbers_are_those_of_the_evaluation(work_dir):
     cfg = load_config(str(work_dir / "config.py"))
     dataset = build_data(cfg.data.val, "val", dict(test_mode=True))
     results = []
@@ -109,20 +109,18 @@ def test_the_numbers_are_those_of_the_evaluation(work_dir, monkeypatch):
         ).numpy()
         results.append([boxes[truth["labels"] == label] for label in range(5)])
     results[0] = [of_class[1:] for of_class in results[0]]
-    monkeypatch.setattr(report, "predict", None)
-    found = []
-    monkeypatch.setattr(report.Report, "html", record(found, report.Report.html))
-    report.write_report(work_dir, results, device="cpu")
-    overall, by_class = found[0].tables
+    page = Report("a", "b", score=report.SCORE)
+    report.add_results(page, dataset, results, ["bbox"])
+    overall, by_class = page.tables
     expected = dataset.evaluate(results, "bbox", classwise=True)
     assert overall.rows[0] == ["all", f"{100 * expected['bbox_mAP']:.1f}"]
     for name, objects, ap in by_class.rows:
         value = expected[f"bbox_mAP:{name}"]
         assert ap == (f"{100 * value:.1f}" if value >= 0 else "–") and int(objects) >= 0
-    assert "0 wrong" in found[0].worst[0].text and ", 0 missed" not in found[0].worst[0].text
-    counts = [[count for count, _ in row] for row in found[0].confusion.rows]
+    assert "0 wrong" in page.worst[0].text and ", 0 missed" not in page.worst[0].text
+    counts = [[count for count, _ in row] for row in page.confusion.rows]
     missed = sum(row[-1] for row in counts)
-    assert missed == sum(int(p.text.split(" found, ")[1].split(" ")[0]) for p in found[0].worst)
+    assert missed == sum(int(p.text.split(" found, ")[1].split(" ")[0]) for p in page.worst)
 
 
 def test_what_is_missing_is_said(work_dir, tmp_path):
