@@ -170,6 +170,7 @@ def prepare(args: argparse.Namespace) -> Path:
     from models_mm.data.conversion import write_annotations
     from models_mm.data.sources import load_data
     from models_mm.data.split import split
+    from models_mm.decisions import Decisions
     from models_mm.outputs import write_whole
 
     for name, kind in KINDS.items():
@@ -187,6 +188,9 @@ def prepare(args: argparse.Namespace) -> Path:
     data = load_data(args.data, args.images, args.val, args.val_images)
     if "val" not in data.parts:
         data = split(data, VAL_SHARE, args.seed or 0)
+    decisions = Decisions()
+    for fact in data.facts():
+        decisions.say("data", fact)
     model = args.config if is_file else known_model(args.config, masks=data.masks == "all")
     out = Path(args.out) if args.out else default_folder(model, args.data, args.backbone)
     check_folder(out)
@@ -212,7 +216,7 @@ def prepare(args: argparse.Namespace) -> Path:
         processes=args.gpus or 1,
         seed=args.seed or 0,
     )
-    decisions = decide(cfg, data, choices, Path(model).stem)
+    decide(cfg, data, choices, Path(model).stem, decisions)
     if args.cfg_options:
         apply(cfg, args.cfg_options)
         for key in args.cfg_options:
@@ -234,7 +238,6 @@ def prepare(args: argparse.Namespace) -> Path:
         )
     write_annotations(data, out)
     write_whole(config, text)
-    print("\n".join(decisions.lines()))
     print(f"written: {config}", flush=True)
     return config
 

@@ -21,6 +21,7 @@ from mmdet.models.builder import BACKBONES
 from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.config_files import box_detector
 from models_mm.data.formats.labels import DataSet, Part
+from models_mm.decisions import Decisions
 from models_mm.errors import UserError
 from models_mm.mmdet2.building import built
 from models_mm.mmdet2.datasets import masks_of
@@ -70,20 +71,7 @@ class Choices:
     seed: int = 0
 
 
-class Decisions(dict[str, list[str]]):
-    """Lines of reasons by the setting of the config that they are about, in their order."""
-
-    def say(self, setting: str, line: str) -> None:
-        """Add a line."""
-        self.setdefault(setting, []).append(line)
-
-    def lines(self) -> list[str]:
-        """All lines, each after its setting."""
-        width = max(map(len, self), default=0)
-        return [f"{setting:{width}}  {line}" for setting in self for line in self[setting]]
-
-
-def decide(cfg: Config, data: DataSet, choices: Choices, name: str) -> Decisions:
+def decide(cfg: Config, data: DataSet, choices: Choices, name: str, said: Decisions) -> None:
     """Change a config to train on other data.
 
     Args:
@@ -91,16 +79,13 @@ def decide(cfg: Config, data: DataSet, choices: Choices, name: str) -> Decisions
         data: the labelled images, with ``train`` and ``val``.
         choices: of the user.
         name: of the config, for messages.
-
-    Returns:
-        The decisions with their reasons.
+        said: takes the decisions with their reasons.
 
     Raises:
         UserError: model and data, or model and choices, do not fit each other.
     """
-    said = Decisions()
     check_masks(cfg, data, name)
-    set_files(cfg, data, choices, said)
+    set_files(cfg, data, choices)
     set_classes(cfg, data, said)
     set_size(cfg, choices, said)
     set_start(cfg, choices, said)
@@ -111,7 +96,6 @@ def decide(cfg: Config, data: DataSet, choices: Choices, name: str) -> Decisions
     set_averages(cfg, steps, said)
     set_evaluation(cfg, choices, said)
     set_logs(cfg, steps, choices, said)
-    return said
 
 
 def check_model(cfg: Config) -> None:
@@ -163,7 +147,7 @@ def inner(dataset: dict | None, split: str) -> dict:
     return dataset
 
 
-def set_files(cfg: Config, data: DataSet, choices: Choices, said: Decisions) -> None:
+def set_files(cfg: Config, data: DataSet, choices: Choices) -> None:
     """Let the data sets of the config read the annotations in the work dir."""
     out = os.path.abspath(choices.out)
     cfg.work_dir, cfg.seed = out, choices.seed
@@ -186,11 +170,6 @@ def set_files(cfg: Config, data: DataSet, choices: Choices, said: Decisions) -> 
     workers = cfg.data.get("workers_per_gpu", 2)
     own = {split: cfg.data[split] for split in parts}
     cfg.data = dict(samples_per_gpu=choices.batch, workers_per_gpu=workers, **own, **loaders)
-    numbers = ", ".join(f"{len(part.images)} {name}" for name, part in data.parts.items())
-    said.say("data", f"{numbers} images of {data.source} ({data.format})")
-    for note in data.notes:
-        said.say("data", note)
-    said.say("data", f"{choices.batch} images per process and step: --batch")
 
 
 def set_classes(cfg: Config, data: DataSet, said: Decisions) -> None:
@@ -199,15 +178,14 @@ def set_classes(cfg: Config, data: DataSet, said: Decisions) -> None:
     Raises:
         UserError: the model has none.
     """
-    number, shown = len(data.classes), ", ".join(data.classes[:8])
-    rest = f" and {number - 8} more" if number > 8 else ""
+    number = len(data.classes)
     heads = list(class_layers(cfg.model, "model"))
     if not heads:
         raise UserError("the model of the config has no num_classes that could be set")
     for _, head in heads:
         head["num_classes"] = number
-    said.say("model", f"{number} classes, those of the data: {shown}{rest}")
-    said.say("model", f"num_classes={number} in {', '.join(where for where, _ in heads)}")
+    places = ", ".join(where for where, _ in heads)
+    said.say("model", f"num_classes={number} in {places}: the classes of the data")
 
 
 def class_layers(part: object, where: str) -> Iterator[tuple[str, dict]]:
@@ -431,8 +409,8 @@ def set_rate(cfg: Config, choices: Choices, said: Decisions) -> None:
     rate, here = cfg.optimizer.lr, f"{choices.processes} x {choices.batch}"
     said.say(
         "auto_scale_lr",
-        f"the rate {rate:g} is for {base} images per step; for {here} it becomes "
-        f"{rate * step / base:g}, and for more processes more",
+        f"the rate {rate:g} is for {base} images per step; for {here}, --gpus x --batch, it "
+        f"becomes {rate * step / base:g}",
     )
 
 
