@@ -1,13 +1,14 @@
 """The errors of a detector: mmdet's own COCO error analysis and confusion matrix."""
 
 import importlib.util
+import io
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from multiprocessing import Pool
 from pathlib import Path
 from types import ModuleType
@@ -136,9 +137,8 @@ def confusion_counts(dataset, results: list, score_thr: float) -> np.ndarray:
         dataset.check_truth(["bbox"])
     tool = mmdet_tool("confusion_matrix")
     boxes = [result[0] if isinstance(result, tuple) else result for result in results]
-    matrix = tool.calculate_confusion_matrix(dataset, boxes, score_thr)
-    print()  # ends the line of the progress bar
-    return matrix
+    with redirect_stdout(io.StringIO()):  # its progress bar
+        return tool.calculate_confusion_matrix(dataset, boxes, score_thr)
 
 
 def confusion_matrix(dataset, results: list, out: Path, score_thr: float) -> Path:

@@ -33,7 +33,7 @@ from models_mm.visualization.curves import curve_drawings, read_log
 from models_mm.visualization.report import Report, Table, confusion_of, embedded
 
 WORST, SAMPLES = 12, 8  # pictures
-LONGEST = 640  # pixels of an image among the worst
+LONGEST = 400  # pixels of an image among the worst
 SCORE = 0.3  # the lowest of a detection in the confusion matrix and the pictures
 EVENTS = 200  # lines; further ones are counted
 LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ - \w+ - [A-Z]+ - (.*)")
@@ -42,7 +42,7 @@ EVENT = re.compile(
     r"checkpoints in .* of another run|\d+ processes x \d+ images have become"
 )
 AP = ("all", "IoU 0.5", "IoU 0.75", "small", "medium", "large")
-SIZES = {"small": "< 32²", "medium": "32² to 96²", "large": "> 96²"}
+SIZES = {"small": "< 32²", "medium": "32²–96²", "large": "> 96²"}
 
 
 def write_report(work_dir: str | Path, device: str | None = None) -> Path:
