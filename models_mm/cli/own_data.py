@@ -17,6 +17,7 @@ from models_mm.cli import report
 from models_mm.cli.command import child_environment
 from models_mm.config_files import known_model, known_variant
 from models_mm.errors import UserError
+from models_mm.messages import say
 from models_mm.values import SEED, Kind, many, number, whole
 from models_mm.version import __version__
 
@@ -151,7 +152,10 @@ def main(args: argparse.Namespace) -> None:
         flags = [f"--{name.replace('_', '-')}" for name in FLAGS if getattr(args, name)]
         if code := run_job(str(processes), ["train", str(config), *flags]):
             sys.exit(code)
-    report.main([str(config.parent)])
+    try:
+        report.main([str(config.parent)])
+    except UserError as error:  # the training itself is done
+        say(f"no report: {error}")
 
 
 def prepare(args: argparse.Namespace) -> Path:
