@@ -67,7 +67,7 @@ def test_a_folder_becomes_a_detector(photos, tmp_path, capsys):
     assert differences(checkpoint(first), checkpoint(moved)) == []
 
 
-def test_the_same_command_goes_on(photos, tmp_path, capsys):
+def test_the_same_command_goes_on(photos, tmp_path, capfd):
     command = (TINY, "--data", photos, "--out", tmp_path / "run", *SMALL)
     run(*command)
     before = checkpoint(tmp_path / "run")
@@ -76,7 +76,7 @@ def test_the_same_command_goes_on(photos, tmp_path, capsys):
     page.mkdir()  # a report that cannot be written leaves the training as it is
     run(*command, "--auto-resume")
     assert differences(before, checkpoint(tmp_path / "run")) == []
-    assert "no report: " in capsys.readouterr().err
+    assert "no report: " in capfd.readouterr().err
     with pytest.raises(UserError, match="config.py is there already and differs: give another"):
         run(*command, "--lr", "0.5")
 
