@@ -67,16 +67,12 @@ def test_a_folder_becomes_a_detector(photos, tmp_path, capsys):
     assert differences(checkpoint(first), checkpoint(moved)) == []
 
 
-def test_the_same_command_goes_on(photos, tmp_path, capfd):
+def test_the_same_command_goes_on(photos, tmp_path):
     command = (TINY, "--data", photos, "--out", tmp_path / "run", *SMALL)
     run(*command)
     before = checkpoint(tmp_path / "run")
-    page = tmp_path / "run/report.html"
-    page.unlink()
-    page.mkdir()  # a report that cannot be written leaves the training as it is
     run(*command, "--auto-resume")
     assert differences(before, checkpoint(tmp_path / "run")) == []
-    assert "no report: " in capfd.readouterr().err
     with pytest.raises(UserError, match="config.py is there already and differs: give another"):
         run(*command, "--lr", "0.5")
 
