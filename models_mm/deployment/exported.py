@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models_mm.data.images import regular_file
+from models_mm.data.images import decode_upright, regular_file
 from models_mm.deployment.description import Description, read_description
 from models_mm.deployment.masks import paste
 from models_mm.deployment.preprocessing import graph_inputs
@@ -30,11 +30,15 @@ class ExportedModel:
 
     Attributes:
         description: what the file says of itself.
+        classes: the names of its classes.
+        device: where it runs.
 
     Raises:
         UserError: ONNX Runtime or the file is missing, the file is not of `models_mm export`, or
             a provider is not there.
     """
+
+    decoder = staticmethod(decode_upright)
 
     def __init__(
         self, file: str | Path, providers: list[str] | None = None, threads: int | None = None
@@ -42,7 +46,7 @@ class ExportedModel:
         file = str(file)
         regular_file(file, "exported detector")
         try:
-            import onnxruntime  # noqa: PLC0415  # only exported detectors need it
+            import onnxruntime  # only exported detectors need it
         except ImportError as error:
             raise UserError(
                 f"{file} needs ONNX Runtime, which is not installed: `pip install onnxruntime`"
@@ -59,6 +63,8 @@ class ExportedModel:
             raise UserError(f"{file} cannot be run: {why}") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.description: Description = read_description(metadata, file)
+        self.classes = self.description.classes
+        self.device = self.session.get_providers()[0]
         outputs = [output.name for output in self.session.get_outputs()]
         if outputs != self.description.outputs:
             raise UserError(

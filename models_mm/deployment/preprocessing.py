@@ -36,19 +36,24 @@ def resized_size(height: int, width: int, rule: Description) -> tuple[int, int]:
 
 
 def _scaled(height: int, width: int, factor: float) -> tuple[int, int]:
-    return max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
+    return int(height * factor + 0.5), int(width * factor + 0.5)
 
 
 def resized(photo: np.ndarray, rule: Description) -> np.ndarray:
     """A photo (H, W, 3), uint8, in the size and number format of the graph's input.
 
     Raises:
-        UserError: the rule needs Pillow, which is not installed.
+        UserError: a side would be 0 pixels long; or the rule needs Pillow, which is not installed.
     """
     height, width = resized_size(*photo.shape[:2], rule)
+    if not height or not width:
+        raise UserError(
+            f"the detector cannot resize {photo.shape[1]}x{photo.shape[0]} pixels to "
+            f"{width}x{height}"
+        )
     if rule.backend == "pillow":
         try:
-            from PIL import Image  # noqa: PLC0415  # only some detectors need it
+            from PIL import Image  # only some detectors need it
         except ImportError as error:
             raise UserError(
                 "this detector resizes photos with Pillow, which is not installed: "

@@ -86,7 +86,7 @@ def _(maps, rois, level, size, scales, sampling_ratio, aligned):
 
 def onnx_forms() -> dict:
     """The ONNX forms of the operators, for ``torch.onnx.export(custom_translation_table=...)``."""
-    from onnxscript import opset18 as op  # noqa: PLC0415  # only exporting needs it
+    from onnxscript import opset18 as op  # only exporting needs it
 
     def nms(boxes, scores, iou_threshold: float, score_threshold: float, most: int):
         chosen = op.NonMaxSuppression(

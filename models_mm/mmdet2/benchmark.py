@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models_mm.config_files import ROOT, is_config
 from models_mm.data.demo import draw_scene
-from models_mm.deployment.detector import ExportedDetector
+from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError, did_you_mean
 from models_mm.layers.forms import RULES, plain_form
 from models_mm.mmdet2.building import built
@@ -21,6 +22,7 @@ from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.inference import Detector
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHOWN = 0.3  # the lowest score of an object that counts
 DIRECT = ROOT / "tests/direct"
 
 
@@ -33,6 +35,16 @@ def attention_flops(q, k, v, *_, **__) -> int:
 FUSED_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
 }
+
+
+def multiply_adds(forward: Callable, image: torch.Tensor) -> float:
+    """Multiply-adds of a call with one image (1, 3, H, W), in billions."""
+    with (
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter,
+    ):
+        forward(image)
+    return counter.get_total_flops() / 2e9
 
 
 class Candidate:
@@ -146,13 +158,9 @@ class Candidate:
     def flops(self) -> float:
         """Multiply-adds of one image, in billions; a detector with 1000 proposals."""
         self.model.eval()  # attentions with batch norms do not train on one image
-        forward = self.model.forward_dummy if self.is_detector else self.model
-        with (
-            torch.no_grad(),
-            FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter,
-        ):
-            forward(self.image[:1])
-        return counter.get_total_flops() / 2e9
+        return multiply_adds(
+            self.model.forward_dummy if self.is_detector else self.model, self.image[:1]
+        )
 
     def parameters(self) -> float:
         """Parameters in millions."""
@@ -171,7 +179,7 @@ class WholeDetector:
         self.name = files[0]
         if len(files) == 1:
             cuda = args.device != "cpu"
-            self.detector = ExportedDetector(
+            self.detector = ExportedModel(
                 files[0], providers=["cuda" if cuda else "cpu"], threads=args.threads
             )
         else:
@@ -181,7 +189,7 @@ class WholeDetector:
 
     def infer(self) -> None:
         """Find the objects of the batch."""
-        self.detector.batch(self.photos)
+        self.detector.results(self.photos, SHOWN)
 
 
 def synchronise(device: str) -> None:

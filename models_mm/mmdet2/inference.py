@@ -1,14 +1,9 @@
-"""A trained detector for images, in three lines::
-
-import models_mm
-
-detector = models_mm.Detector("configs/.../mask_rcnn_....py", "checkpoint.pth")
-found = detector("image.jpg")  # found.boxes, .scores, .names, .masks, .draw("picture.png")
-"""
+"""A trained detector in PyTorch, ready for images."""
 
 import warnings
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -17,33 +12,32 @@ from mmdet.datasets import replace_ImageToTensor
 from mmdet.utils import compat_cfg
 
 from models_mm.checkpoints.files import is_url, missing_file_message
-from models_mm.data.images import read_image
 from models_mm.errors import UserError
 from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.execution import settle_precision
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.testing import load_model
-from models_mm.visualization.detections import Detections
 
 
 class Detector:
-    """A trained detector that takes images.
+    """A config and its weights.
 
     Args:
         config: the config file.
         checkpoint: the weights.
         device: such as ``"cuda:1"`` or ``"cpu"`` (default: a GPU if there is one).
-        score_thr: the lowest score of an object.
         overrides: settings of the config, as ``--cfg-options`` gives them.
 
     Attributes:
         model: mmdet's detector.
         classes: the names of its classes.
+        device: where it runs.
 
     Raises:
         UserError: a file or the device does not exist, or the checkpoint is of another detector.
     """
 
+    # mmcv's, which `mmcv.use_backend` chooses for the training too
     decoder = staticmethod(mmcv.imfrombytes)
 
     def __init__(
@@ -51,7 +45,6 @@ class Detector:
         config: str | Path,
         checkpoint: str | Path,
         device: str | None = None,
-        score_thr: float = 0.3,
         overrides: dict | None = None,
     ):
         config, checkpoint = str(config), str(checkpoint)
@@ -72,38 +65,25 @@ class Detector:
         if self.model.CLASSES is None:
             raise UserError(f"{checkpoint} does not name its classes (meta.CLASSES)")
         self.classes = tuple(self.model.CLASSES)
-        self.score_thr = score_thr
+        self.device = str(device)
 
-    def __call__(self, image: str | Path | np.ndarray) -> Detections:
-        """Detect the objects of an image.
-
-        Args:
-            image: a file, or BGR pixels (H, W, 3) of uint8.
-
-        Raises:
-            UserError: the file cannot be read.
-        """
-        return self.batch([image])[0]
-
-    def batch(self, images: list[str | Path | np.ndarray]) -> list[Detections]:
-        """Detect the objects of several images, which are padded to a common size.
+    def results(self, photos: list[np.ndarray], score_thr: float = 0.0) -> list:
+        """The objects in photos, in the form of :mod:`models_mm.evaluation.results`.
 
         Args:
-            images: files, or BGR pixels (H, W, 3) of uint8.
+            photos: BGR (H, W, 3) of uint8, which are padded to a common size.
+            score_thr: objects of lower scores may be left out.
 
         Raises:
-            UserError: a file cannot be read.
+            UserError: the config's pipeline cannot resize a photo.
         """
-        # mmcv's decoder, which `mmcv.use_backend` chooses for the training too
-        pixels = [
-            image if isinstance(image, np.ndarray) else read_image(image, mmcv.imfrombytes)
-            for image in images
-        ]
-        results = inference_detector(self.model, pixels)
-        return [
-            Detections.of_result(image, result, self.score_thr, self.classes)
-            for image, result in zip(pixels, results, strict=True)
-        ]
+        try:
+            return inference_detector(self.model, photos)
+        except cv2.error as error:
+            sizes = ", ".join(f"{photo.shape[1]}x{photo.shape[0]}" for photo in photos)
+            raise UserError(
+                f"the detector's data pipeline cannot resize {sizes} pixels ({error.err})"
+            ) from error
 
 
 def usable(name: str) -> torch.device:

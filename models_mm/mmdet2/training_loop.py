@@ -13,7 +13,8 @@ number between two names comes with the first of them.
         backward and step       accumulation, clipping; a hook of ``optimizer_config.type`` instead
         after_train_iter        hooks of ABOVE_NORMAL (EMA), NORMAL (a user's own), BELOW_NORMAL
         checkpoint              if one is due; a request to stop ends the run after it
-        after_train_iter        hooks of LOW (timer, then evaluation), VERY_LOW (logs), LOWEST
+        after_train_iter        hooks of LOW (timer, then evaluation), VERY_LOW (logs), LOWEST;
+                                an evaluation that ends the run early writes the last checkpoint
     at the end of an epoch
         after_train_epoch       hooks of HIGHEST to BELOW_NORMAL: EMA puts its averages in
         checkpoint              as above; before the evaluation, which may take long

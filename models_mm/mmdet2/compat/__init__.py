@@ -24,11 +24,10 @@ def apply_to_mmcv() -> None:
         loading,
         numpy_names,
         operators,
-        sizes,
         streams,
     )
 
-    for subject in (operators, numpy_names, config, sizes, streams, launch, loading):
+    for subject in (operators, numpy_names, config, streams, launch, loading):
         subject.apply()
 
 
