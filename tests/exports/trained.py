@@ -1,0 +1,88 @@
+"""Train detectors on drawn data, export them, and compare both on photos.
+
+    python -m tests.exports.trained PHOTOS --out work_dirs/exports
+
+PHOTOS is a folder of at least 20 photos. There are three sizes and batches of one and two, and
+photos without any object among them. Each detector gets a row of the table; a training that has
+ended is not repeated. The exit code is 1 if a detector is not equal.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+import models_mm
+from models_mm.cli import demo, export
+from models_mm.data.inputs import batches, find_inputs
+from models_mm.deployment.exported import ExportedModel
+from models_mm.mmdet2.inference import Detector
+from models_mm.mmdet2.parity import Difference, compare, photos_of
+from tests.exports.tables import HEAD, row
+
+NAMES = (
+    *("mask_rcnn_recnext_m3", "retinanet_recnext_a3", "faster_rcnn_mpvit_tiny"),
+    *("cascade_mask_rcnn_dfvt_t", "retinanet_biformer_s", "mask_rcnn_kw1x_mobilenetv2"),
+    *("faster_rcnn_kw1x_resnet50", "cascade_mask_rcnn_mpvit_xsmall", "mask_rcnn_biformer_s"),
+    "retinanet_kw1x_convnext_t",
+)
+SCALES = ((256, 192), (384, 288), (512, 384))  # of the resized photos
+EMPTY = 3  # grey photos, without any object
+
+
+def trained(name: str, data: Path, folder: Path, epochs: int) -> tuple[str, str]:
+    """Config and checkpoint of a detector that has been trained on drawn data."""
+    if not (folder / "results.json").exists():
+        size = {"start": "scratch", "epochs": epochs, "size": (160, 128)}
+        models_mm.train(name, data, out=folder, auto_resume=True, **size)
+    return str(folder / "config.py"), str(folder / "latest.pth")
+
+
+def differences(
+    detector: Detector, exported: ExportedModel, photos: list[tuple[str, np.ndarray]]
+) -> list[Difference]:
+    """How both differ, in three sizes, one photo at a time and two."""
+    rule, found = exported.description, []
+    for scale in SCALES:
+        exported.description = dataclasses.replace(rule, scale=scale)
+        detector.model.cfg.data.test.pipeline[1].img_scale = scale
+        for size in (1, 2):
+            for batch in batches(photos, size):
+                found += compare(detector, exported, batch)
+    return found
+
+
+def main() -> int:
+    """Train, export and compare detectors, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m tests.exports.trained", description=__doc__)
+    parser.add_argument("photos")
+    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--out", type=Path, default=Path("work_dirs/exports"), help="%(default)s")
+    parser.add_argument("--epochs", type=int, default=12, help="%(default)s")
+    args = parser.parse_args()
+    photos = photos_of([str(file) for file in find_inputs([args.photos])[0]])
+    photos += [(f"grey {k}", np.full((300 + k, 400, 3), 90 * k, np.uint8)) for k in range(EMPTY)]
+    data, wrong = args.out / "drawn", 0
+    if not data.exists():
+        demo.main([str(data), "--train", "96", "--val", "16", "--size", "160x128"])
+    print(HEAD, end="", flush=True)
+    for name in args.names:
+        begun, folder = time.monotonic(), args.out / name
+        try:
+            files, out = trained(name, data, folder, args.epochs), str(folder / "detector.onnx")
+            export.main([*files, "--out", out])
+            detector = Detector(*files, "cpu")
+            found = differences(detector, ExportedModel(out, ["cpu"]), photos)
+        except Exception as error:
+            found = error
+        line = row(name, found, time.monotonic() - begun)
+        wrong += "| no" in line
+        print(line, end="", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
