@@ -45,9 +45,6 @@ def export(args: argparse.Namespace) -> None:
             does not find what the detector finds; then nothing is written.
     """
     out, onnx = Path(args.out), args.to == "onnx"
-    for package in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed: `pip install 'models_mm[export]'`")
     if out.suffix != f".{args.to}":
         raise UserError(f"--out {out}: the name must end with .{args.to}")
     detector = Detector(args.config, args.checkpoint, "cpu", overrides=args.cfg_options)
@@ -56,6 +53,9 @@ def export(args: argparse.Namespace) -> None:
     rule = describe(detector, args.checkpoint, shape, args.max_det, args.precision)
     model = plain_form(detector, rule)
     photos = photos_of(args.verify) if args.verify is not None else []
+    for package in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is not installed: `pip install 'models_mm[export]'`")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem[:60]}-") as scratch:
         made = Path(scratch) / out.name
