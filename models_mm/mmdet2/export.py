@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.fx.experimental import _config as tracing
 
 from models_mm.checkpoints.fetch import fetch
 from models_mm.checkpoints.files import is_url
@@ -213,8 +214,12 @@ def plain_form(detector: Detector, rule: Description) -> PlainDetector:
 
 
 def example(rule: Description) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with; free sizes are neither square nor multiples of anything."""
-    height, width = rule.shape or (507, 765)
+    """Inputs to trace with.
+
+    Free sizes are neither square nor multiples of anything, and padded to a multiple of 32 their
+    maps do not consist of whole windows: tracing takes equal numbers for the same number.
+    """
+    height, width = rule.shape or (475, 795)
     sizes = torch.tensor([[height, width], [height - 1, width - 2]])
     images = torch.zeros(2, 3, height, width, dtype=getattr(torch, rule.dtype))
     return images, sizes, 2 * sizes
@@ -224,7 +229,7 @@ def free_dimensions(model: PlainDetector, rule: Description) -> dict:
     """What may change from call to call, for ``torch.export``."""
     batch = torch.export.Dim("batch", min=1)
     # PyTorch must know that no map has a side of 1; ONNX runtimes take smaller images too
-    smallest = 2 * max(rule.divisor, model.stride) + 1
+    smallest = max(rule.divisor, model.stride) + 1
     sides = (torch.export.Dim(name, min=smallest) for name in ("height", "width"))
     free = dict(enumerate(sides, 2)) if rule.shape is None else {}
     return dict(images={0: batch, **free}, image_sizes={0: batch}, original_sizes={0: batch})
@@ -234,9 +239,12 @@ def traced(model: PlainDetector, rule: Description) -> torch.export.ExportedProg
     """The detector as a program of torch.export.
 
     Raises:
-        UserError: PyTorch cannot trace it.
+        UserError: the installed PyTorch is too old.
     """
-    with torch.no_grad(), quiet():
+    if not hasattr(tracing, "backed_size_oblivious"):
+        raise UserError(f"PyTorch {torch.__version__} is too old to export detectors")
+    # A number of windows, which depends on the size of the image, may also be 1.
+    with torch.no_grad(), quiet(), tracing.patch(backed_size_oblivious=True):
         return torch.export.export(
             model,
             example(rule),
