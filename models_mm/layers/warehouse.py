@@ -189,14 +189,14 @@ class WarehouseLayer(nn.Module):
             blocks = factors @ manager.weights[self.warehouse].flatten(1)
         else:
             blocks = mix(factors, manager.cache(self.warehouse))  # (N m, co ci)
-        return blocks.view(len(pooled), *self.grid, *manager.weights[self.warehouse].shape[1:])
+        return blocks.view(pooled.shape[0], *self.grid, *manager.weights[self.warehouse].shape[1:])
 
     def kernels(self, pooled: Tensor) -> Tensor:
         """Pooled input (N, in) -> kernels (N, out, in / groups, *kernel size)."""
         blocks = self.mix(pooled)
         # (N, S, Go, Gi, co, ci, ...) -> (N, Go, co, Gi, ci, S, ...)
         blocks = blocks.movedim((0, 1, 2, 3, 4, 5), (0, 5, 1, 3, 2, 4))
-        return blocks.reshape(len(pooled), *self.weight_shape)
+        return blocks.reshape(pooled.shape[0], *self.weight_shape)
 
     def fold(self, norm: nn.Module) -> None:
         """Fold the norm after this layer into it, for eval mode."""
@@ -307,7 +307,7 @@ class WarehouseLinear(WarehouseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.kernels(x.flatten(1, -2).mean(1) if x.dim() > 2 else x)  # (N, out, in)
-        rows = x.reshape(len(x), -1, x.shape[-1])  # (N, L, in)
+        rows = x.reshape(x.shape[0], -1, x.shape[-1])  # (N, L, in)
         y = rows @ kernels.mT
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], -1)
