@@ -45,7 +45,7 @@ test-slow: $(STAMP)
 test-all: $(STAMP)
 	@$(PYTEST)
 
-# Every published detector, exported and compared: hours. EXPORTS= gives parts of their names
+# Every published detector, exported and compared: hours. EXPORTS= gives patterns of names
 test-export: $(STAMP)
 	@$(BIN)/python -m tests.exports $(EXPORTS)
 

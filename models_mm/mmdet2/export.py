@@ -52,6 +52,7 @@ def export(args: argparse.Namespace) -> None:
     refuse_input(out, [find_config(args.config), args.checkpoint])
     shape = tuple(args.shape) if args.shape else None
     rule = describe(detector, args.checkpoint, shape, args.max_det, args.precision)
+    last_test_cfg(detector.model).max_per_img = rule.max_det
     model = plain_form(detector, rule)
     photos = photos_of(args.verify) if args.verify is not None else []
     for package in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
@@ -131,9 +132,8 @@ def describe(
         UserError: the config's test pipeline does something that an exported file cannot.
     """
     cfg, model = detector.model.cfg, detector.model
-    two_stages = hasattr(model, "roi_head")
-    test_cfg = model.roi_head.test_cfg if two_stages else model.bbox_head.test_cfg
-    masked = two_stages and model.roi_head.with_mask
+    test_cfg = last_test_cfg(model)
+    masked = hasattr(model, "roi_head") and model.roi_head.with_mask
     return Description(
         classes=detector.classes,
         shape=shape,
@@ -146,6 +146,12 @@ def describe(
         config=cfg.pretty_text,
         **preparation(cfg.data.test.pipeline),
     )
+
+
+def last_test_cfg(model: torch.nn.Module):
+    """The settings by which a detector of mmdet chooses the objects of an image."""
+    head = model.roi_head if hasattr(model, "roi_head") else model.bbox_head
+    return head.test_cfg
 
 
 def digest_of(checkpoint: str) -> str:

@@ -65,14 +65,18 @@ def write_weights(name: str, file: str) -> None:
 
 
 def spread(layer: nn.Module, deviation: float, mean: float) -> None:
-    """Scale the weights of a layer in its first pass, for the statistics of its output."""
+    """Scale each channel of a layer in its first pass, for the statistics of its output.
+
+    The features of random weights are almost the same everywhere.
+    """
 
     @torch.no_grad()
-    def scale(layer, _, output):
+    def scale(layer, inputs, output):
         hook.remove()
-        factor = deviation / output.std()
-        layer.weight.mul_(factor)
-        return (output - mean) * factor + mean
+        values = output.transpose(0, 1).flatten(1)  # (C, N H W)
+        factor = deviation / values.std(1)
+        layer.weight.mul_(factor.view(-1, *(1,) * (layer.weight.dim() - 1)))
+        layer.bias.copy_(mean - (values.mean(1) - layer.bias) * factor)
+        return layer.forward(*inputs)
 
-    nn.init.constant_(layer.bias, mean)
     hook = layer.register_forward_hook(scale)
