@@ -74,17 +74,17 @@ def main(argv: list[str] | None = None) -> None:
     if repeated:
         raise UserError(f"given twice: {', '.join(sorted(repeated))}")
     torch.set_num_threads(args.threads or os.cpu_count() or 1)
-    if args.targets[0].endswith(".onnx"):
-        rows = compare_exported(args)
-        show(rows, args)
-        write_rows(rows, args)
-        return
     if args.peak_of:
         target, mode = args.peak_of
         print(peak_memory(Candidate(target, args), mode, args))
         return
     if args.out:
         refuse_input(args.out, [target.partition(":")[0] for target in args.targets])
+    if args.targets[0].endswith(".onnx"):
+        rows = compare_exported(args)
+        show(rows, args)
+        write_rows(rows, args)
+        return
     candidates = [Candidate(target, args) for target in args.targets]
     rows = [dict(name=c.name, params=c.parameters(), gflops=c.flops()) for c in candidates]
     for mode in args.mode:
