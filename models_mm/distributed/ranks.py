@@ -69,6 +69,11 @@ def any_rank(*flags: bool) -> list[bool]:
     return [bool(value) for value in values.tolist()]
 
 
+def answers_wait_for_gpu() -> bool:
+    """Whether an answer of the other ranks waits for all work that this process's GPU has."""
+    return rank_and_world_size()[1] > 1 and _device().type == "cuda"
+
+
 def from_rank_0(value):
     """The value of rank 0, on every rank."""
     return gather(value if rank_and_world_size()[0] == 0 else None)[0]

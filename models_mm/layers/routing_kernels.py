@@ -249,7 +249,7 @@ def settings(dtype: torch.dtype, width: int, scale: float, queries: int, keys: i
         KEYS=keys,
         SUM=tl.float64 if dtype == torch.float64 else tl.float32,
         PRECISION="tf32" if allows_tf32() else "ieee",
-        num_warps=4,
+        num_warps=4 if dtype.itemsize < 4 else 8,  # fewer would need more registers than there are
     )
 
 

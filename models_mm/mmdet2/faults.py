@@ -4,7 +4,10 @@
 """
 
 import math
+from collections import deque
+from collections.abc import Mapping
 from contextlib import contextmanager
+from typing import NamedTuple, NoReturn
 
 import torch
 from mmcv.runner import BaseRunner, LogBuffer
@@ -13,7 +16,10 @@ from torch import nn
 from models_mm.data.sampling import image_metas
 from models_mm.distributed import ranks
 from models_mm.errors import UserError
+from models_mm.mmdet2.losses import Losses
 
+# Iterations whose losses are not read; more than the log's interval, in most configs.
+UNREAD = 100
 MEMORY_ADVICE = (
     "less memory: --cfg-options model.backbone.with_cp=True (recompute activations); "
     "data.samples_per_gpu=1 with --auto-scale-lr; a smaller scale in the pipeline's Resize "
@@ -57,8 +63,27 @@ class BadImages:
             )
 
 
+class Unread(NamedTuple):
+    """An iteration whose losses are still on the GPU.
+
+    Attributes:
+        iteration: from 1 on.
+        images: of this rank, by name.
+        own: the loss of this rank.
+        losses: of all ranks.
+    """
+
+    iteration: int
+    images: list[str]
+    own: torch.Tensor
+    losses: Losses
+
+
 class LossCheck:
     """Looks at the loss of each iteration before the optimizer uses it.
+
+    On a GPU, to look means to wait. There, ``"stop"`` looks when the losses are read for the log,
+    and before a checkpoint: what is written was made of finite losses.
 
     Args:
         action: ``"stop"`` ends the run; ``"skip"`` leaves the step out, norms' statistics too.
@@ -75,6 +100,7 @@ class LossCheck:
         self.limit = limit
         self.skipped = 0
         self.buffers: dict[str, torch.Tensor] = {}
+        self.unread: deque[Unread] = deque()
 
     def before_forward(self, model: nn.Module) -> None:
         """Keep the buffers, which a forward pass that is not used must not change."""
@@ -89,37 +115,65 @@ class LossCheck:
         Raises:
             UserError: it is not, and the run ends; names the images and the losses.
         """
-        # the logged loss is the mean over the ranks: all of them see the same
-        total = runner.outputs["log_vars"].get("loss")
-        if total is None or math.isfinite(total):
+        losses = runner.outputs["log_vars"]
+        names = [str(image.get("ori_filename", "?")) for image in image_metas(runner.data_batch)]
+        now = Unread(runner.iter + 1, names, runner.outputs["loss"].detach(), losses)
+        if self.action == "stop" and isinstance(losses, Losses) and not losses.is_read:
+            self.unread.append(now)
+            return True
+        if is_finite(losses):
             self.skipped = 0
             return True
-        where = describe(runner)
         self.skipped += 1
         if self.action == "stop" or self.skipped > self.limit:
-            raise UserError(
-                f"the loss is not finite in {where}. {last_good(runner)}. A lower learning rate "
-                "(optimizer.lr), longer warmup or gradient clipping (optimizer_config.grad_clip) "
-                "may help; faults.nonfinite_loss=skip leaves such steps out"
-            )
-        runner.logger.warning(f"step left out: the loss is not finite in {where}")
-        remove_newest(runner.log_buffer, runner.outputs["log_vars"])
+            self.end(runner, now)
+        runner.logger.warning(f"step left out: the loss is not finite in {describe(now)}")
+        remove_newest(runner.log_buffer, losses)
         for name, value in runner.bare_model().named_buffers():
             value.copy_(self.buffers[name])
         return False
 
+    def look_back(self, runner: BaseRunner, wait: bool = False) -> None:
+        """Look at the losses that have been read since; every rank calls it.
 
-def describe(runner: BaseRunner) -> str:
+        Args:
+            runner: the training.
+            wait: read all of them.
+
+        Raises:
+            UserError: as :meth:`passes`.
+        """
+        while self.unread and (wait or self.unread[0].losses.is_read or len(self.unread) > UNREAD):
+            before = self.unread.popleft()
+            if not is_finite(before.losses):
+                self.end(runner, before)
+
+    def end(self, runner: BaseRunner, iteration: Unread) -> NoReturn:
+        """End the run because of the losses of an iteration."""
+        raise UserError(
+            f"the loss is not finite in {describe(iteration)}. {last_good(runner)}. A lower "
+            "learning rate (optimizer.lr), longer warmup or gradient clipping "
+            "(optimizer_config.grad_clip) may help; faults.nonfinite_loss=skip leaves such steps "
+            "out"
+        )
+
+
+def is_finite(losses: Mapping) -> bool:
+    """Whether the loss is; it is the mean over the ranks, so that all of them see the same."""
+    total = losses.get("loss")
+    return total is None or math.isfinite(total)
+
+
+def describe(iteration: Unread) -> str:
     """The iteration, the images and the losses that are not finite; every rank calls it."""
-    names = [str(image.get("ori_filename", "?")) for image in image_metas(runner.data_batch)]
-    mine = names if not math.isfinite(runner.outputs["loss"].item()) else []
+    mine = iteration.images if not math.isfinite(iteration.own.item()) else []
     images = ", ".join(name for of_rank in ranks.gather(mine) for name in of_rank)
     losses = ", ".join(
         f"{name} {value:g}"
-        for name, value in runner.outputs["log_vars"].items()
+        for name, value in iteration.losses.items()
         if isinstance(value, float) and not math.isfinite(value)
     )
-    return f"iteration {runner.iter + 1}, images {images}: {losses}"
+    return f"iteration {iteration.iteration}, images {images}: {losses}"
 
 
 def remove_newest(log_buffer: LogBuffer, names) -> None:

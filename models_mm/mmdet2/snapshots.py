@@ -88,6 +88,7 @@ class CheckpointWriter:
     def write(self, runner: BaseRunner, name: str, epoch_ended: bool) -> None:
         """Write a checkpoint, then point ``latest.pth`` at it, then delete old ones."""
         path = Path(runner.work_dir) / name
+        runner.loss_check.look_back(runner, wait=True)
         content = snapshot(runner, epoch_ended)
         messages = {**runner.meta.get("hook_msgs", {}), "last_ckpt": str(path)}
         written = runner.meta.get("written", 0) + 1

@@ -2,7 +2,6 @@
 ``train_detector`` does, with a run that survives its faults (docs/faults.md)."""
 
 import copy
-import os
 
 from mmcv import Config
 from mmcv.runner import EMAHook, get_dist_info, get_host_info
@@ -15,7 +14,7 @@ from models_mm.data.sampling import SeededBatches, SeededSamples
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.mmdet2 import work_dirs
-from models_mm.mmdet2.building import build_data, built
+from models_mm.mmdet2.building import build_data, built, own_gpu
 from models_mm.mmdet2.configs import compatible
 from models_mm.mmdet2.data_files import check_image_files
 from models_mm.mmdet2.evaluation import EvaluationHook, check_best, check_evaluation
@@ -77,7 +76,7 @@ def assemble(
         model = build_ddp(
             model,
             cfg.device,
-            device_ids=[int(os.environ["LOCAL_RANK"])],
+            device_ids=own_gpu(cfg),
             broadcast_buffers=False,
             find_unused_parameters=cfg.get("find_unused_parameters", False),
         )

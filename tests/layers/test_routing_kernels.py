@@ -1,6 +1,5 @@
 """The Triton kernels of routing attention, as far as a machine without a GPU can test them."""
 
-import re
 import sys
 
 import pytest
@@ -21,8 +20,7 @@ def interpreted(run_tool, *which: str) -> str:
 
 
 def test_kernels_compute_the_equation(run_tool):
-    out = interpreted(run_tool, "-k", "gradcheck or views or ties")
-    assert re.search(r"3 passed", out)
+    assert "2 passed" in interpreted(run_tool, "-k", "gradcheck or views")
 
 
 @pytest.mark.slow

@@ -1,0 +1,166 @@
+"""The losses of an iteration go to the other ranks in one call, and are read when they are used."""
+
+import models_mm  # noqa: F401  isort: skip
+from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmdet.models.detectors import BaseDetector
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models_mm.errors import UserError
+from models_mm.mmdet2.faults import LossCheck
+from models_mm.mmdet2.losses import Losses, LossLog, number_of, parse_losses
+
+# As a Mask R-CNN has them: one per level of the pyramid for the proposals, and single ones.
+NAMES = ("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "acc", "loss_bbox", "loss_mask")
+READING = {"item", "tolist", "__bool__", "__float__", "__int__"}
+
+
+class Collectives(TorchDispatchMode):
+    """Counts what processes send each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += "c10d" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Readings(TorchFunctionMode):
+    """Counts how often values of tensors are read; on a GPU, each waits for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in READING:
+            self.names[func.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def process_group(ranks: int):
+    """A process group whose collectives do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def losses_of_an_iteration() -> dict:
+    torch.manual_seed(0)
+    return {
+        name: [torch.rand(3, requires_grad=True) for _ in range(5)]
+        if "rpn" in name
+        else torch.rand((), requires_grad=True)
+        for name in NAMES
+    }
+
+
+def counted(parse) -> tuple[int, int]:
+    """Collectives and readings of one iteration."""
+    with Readings() as readings, Collectives() as collectives:
+        parse(None, losses_of_an_iteration())
+    return collectives.count, sum(readings.names.values())
+
+
+def test_one_collective_and_one_reading():
+    with process_group(1):  # with more, it would miss the losses of the others
+        assert counted(BaseDetector._parse_losses) == (len(NAMES) + 2, len(NAMES) + 2)
+    with process_group(2):
+        assert counted(parse_losses) == (1, 1)
+
+
+def test_values_are_those_of_mmdet():
+    losses = losses_of_an_iteration()
+    expected_loss, expected = BaseDetector._parse_losses(None, losses)
+    loss, found = parse_losses(None, losses)
+    assert torch.equal(loss, expected_loss) and loss.requires_grad
+    assert list(found.items()) == list(expected.items())
+
+
+def test_what_is_no_loss_is_refused():
+    with pytest.raises(TypeError, match="loss_mask is not a tensor or list of tensors"):
+        parse_losses(None, {**losses_of_an_iteration(), "loss_mask": 1.0})
+
+
+def on_gpu(**values: float) -> Losses:
+    """Losses as they are on a GPU: not read yet."""
+    return Losses(list(values), torch.tensor([*values.values(), number_of(list(values)), 0.0]))
+
+
+def test_nothing_is_read_before_it_is_logged():
+    log, first, second = LossLog(), on_gpu(loss=1.0, acc=50.0), on_gpu(loss=3.0, acc=70.0)
+    with Readings() as readings:
+        log.update(first, 2)
+        log.update(second, 2)
+        log.update({"grad_norm": 0.5}, 2)
+        assert not readings.names and not first.is_read
+        log.average(1)
+        assert readings.names == {"tolist": 1} and second.is_read and not first.is_read
+    assert log.output == {"loss": 3.0, "acc": 70.0, "grad_norm": 0.5}
+    log.average()
+    assert log.output == {"loss": 2.0, "acc": 60.0, "grad_norm": 0.5}
+
+
+def test_a_hook_may_use_them_as_numbers():
+    losses = on_gpu(loss=1.5, acc=50.0)
+    assert {**losses} == dict(losses) == {"loss": 1.5, "acc": 50.0}
+    assert losses["loss"] > 1 and losses.get("other") is None and "acc" in losses
+
+
+def test_ranks_with_other_losses_are_named():
+    losses = Losses(["loss"], torch.tensor([1.0, number_of(["loss"]) / 2, 0.0]))
+    with pytest.raises(RuntimeError, match="different losses; rank 0 has loss"):
+        losses["loss"]
+
+
+def runner_at(iteration: int, losses: Losses) -> SimpleNamespace:
+    """What the check asks a runner for."""
+    outputs = {"loss": torch.tensor(losses.reduced[0].item()), "log_vars": losses}
+    batch = {"img_metas": [[{"ori_filename": f"{iteration}.jpg"}]]}
+    return SimpleNamespace(outputs=outputs, data_batch=batch, iter=iteration, meta={})
+
+
+@pytest.mark.parametrize("read_by", ["log", "checkpoint"])
+def test_a_loss_that_is_not_finite_is_found_when_losses_are_read(read_by):
+    check, log = LossCheck("stop"), LossLog()
+    for iteration, value in enumerate([1.0, float("nan"), 2.0]):
+        losses = on_gpu(loss_cls=value, loss=value)
+        runner = runner_at(iteration, losses)
+        log.update(losses)
+        assert check.passes(runner)
+        check.look_back(runner)  # nothing has been read: nothing is known
+    if read_by == "log":
+        log.average()
+    with pytest.raises(UserError) as error:
+        check.look_back(runner, wait=read_by == "checkpoint")
+    assert "not finite in iteration 2, images 1.jpg: loss_cls nan, loss nan" in str(error.value)
+
+
+def test_finite_losses_are_forgotten():
+    check = LossCheck("stop")
+    for iteration in range(250):
+        runner = runner_at(iteration, on_gpu(loss=1.0))
+        assert check.passes(runner)
+        check.look_back(runner)
+    assert len(check.unread) <= 100
+    check.look_back(runner, wait=True)
+    assert not check.unread
+
+
+def test_a_step_can_only_be_left_out_if_its_loss_is_read():
+    check = LossCheck("skip")
+    losses = on_gpu(loss=1.0)
+    assert check.passes(runner_at(0, losses)) and losses.is_read
