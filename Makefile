@@ -1,4 +1,4 @@
-# make demo | make test | make test-slow | make test-all | make soak | make install | make mmcv-full | make lint
+# make demo | make test | make test-slow | make test-all | make soak | make gpu | make install | make mmcv-full | make lint
 # PYTHON chooses the interpreter (>= 3.10), VENV where the environment goes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +10,7 @@ LOG := $(VENV)/install.log
 SAY = { echo "error: $(1)" >&2; exit 1; }
 BROKEN = $(call SAY,installing failed: $$(grep -iE 'error|no space|no matching' $(LOG) | tail -n 1) (check network and disk; all of it in $(LOG)))
 
-.PHONY: install demo test test-slow test-all soak lint mmcv-full
+.PHONY: install demo test test-slow test-all soak gpu lint mmcv-full
 
 install: $(STAMP)
 
@@ -48,6 +48,11 @@ test-all: $(STAMP)
 # Hostile inputs and kills by the hundred; SOAK= gives options: make soak SOAK="--kills 20 --seed 7"
 soak: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(SOAK)
+
+# What only a GPU shows, and without one all that needs none: make gpu TIER=operators
+gpu: $(STAMP)
+	@mkdir -p work_dirs
+	@$(BIN)/models_mm gpu-check --out $(or $(OUT),work_dirs/gpu_check.md) $(if $(TIER),--tier $(TIER))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,84 @@
+"""``models_mm gpu-check`` on a machine without a GPU."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from models_mm.cli import gpu_check
+from models_mm.cli.gpu_check import Report, Step
+from models_mm.errors import UserError
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+
+
+def test_what_needs_a_gpu_is_named_and_is_no_failure(tmp_path, capsys):
+    out = tmp_path / "reports" / "gpu.md"
+    gpu_check.main(["--out", str(out), "--tier", "goldens", "training", "table"])
+    said = capsys.readouterr().out
+    assert "not run: needs 1 GPU(s), this machine has 0" in said
+    assert "not run: needs 2 GPU(s)" in said and "biformer_s:routing_kernel" in said
+    assert "| goldens | golden values on a GPU | not run |" in out.read_text()
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert {step["tier"] for step in found["steps"].values()} == {"goldens", "training", "table"}
+
+
+@pytest.fixture
+def two_steps(monkeypatch, tmp_path):
+    """A check of two steps, of which the first fails until a file is there; returns that file."""
+    mended, counted = tmp_path / "mended", tmp_path / "counted"
+    fails = f"import os, sys; sys.exit(not os.path.exists({str(mended)!r}) and 'it | broke')"
+    counts = f"open({str(counted)!r}, 'a').write('x'); print('a\\nlast words')"
+    steps = [Step("operators", "first", 0, ("-c", fails)), Step("table", "m", 0, ("-c", counts))]
+    steps[1] = steps[1]._replace(tier="training")
+    monkeypatch.setattr(gpu_check, "steps", lambda: steps)
+    return mended, counted
+
+
+def test_a_failure_does_not_end_it_and_only_it_runs_again(two_steps, tmp_path, capsys):
+    mended, counted = two_steps
+    out = tmp_path / "gpu.md"
+    with pytest.raises(SystemExit) as error:
+        gpu_check.main(["--out", str(out)])
+    assert error.value.code == 1 and "it | broke" in out.read_text()
+    assert "failed" in out.read_text() and "last words" in out.read_text()
+    mended.touch()
+    gpu_check.main(["--out", str(out)])
+    assert "failed" not in out.read_text() and counted.read_text() == "x"
+    assert "passed: " in capsys.readouterr().out
+
+
+def test_the_table(tmp_path):
+    report = Report(tmp_path / "gpu.md")
+    rows = [{"target": "biformer_s", "mode": "train", "batch": 2, "dtype": "float32", "ms": 12.34}]
+    rows.append({**rows[0], "ms": None, "failed": "out of memory"})
+    report.add(Step("table", "biformer_s", 1, ()), "passed", json.dumps(rows))
+    text = report.path.read_text()
+    assert "| biformer_s | train | 2 | float32 | 12.3 |" in text and "out of memory |" in text
+
+
+def test_rows_are_measured():
+    from models_mm.mmdet2.gpu_table import measure
+
+    rows = measure("recnext_m3", "cpu", (64, 64), ("float32",))
+    assert [(row["mode"], row["batch"]) for row in rows] == [
+        ("train", 2),
+        ("infer", 1),
+        ("infer", 8),
+    ]
+    assert all(row["ms"] > 0 and row["images/s"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"machine": 1}', '{"machine": 1, "steps": 2}'])
+def test_what_is_no_report_is_refused(tmp_path, text):
+    (tmp_path / "gpu.json").write_text(
+        text.replace("1", json.dumps(gpu_check.machine_facts()[1]), 1)
+    )
+    with pytest.raises(UserError, match="gpu.json is no report of gpu-check"):
+        Report(tmp_path / "gpu.md")
+
+
+def test_the_report_is_markdown(tmp_path, run_tool):
+    done = run_tool(sys.executable, "-m", "models_mm", "gpu-check", "--out", tmp_path / "x.txt")
+    assert done.returncode == 1 and "the report is a file .md" in done.stderr.splitlines()[-1]
