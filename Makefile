@@ -47,7 +47,7 @@ test-all: $(STAMP)
 
 # Hostile inputs and kills by the hundred; SOAK= gives options: make soak SOAK="--kills 20 --seed 7"
 soak: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak $(SOAK)
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 # What only a GPU shows, and without one all that needs none: make gpu TIER=operators
 gpu: $(STAMP)

@@ -3,10 +3,11 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
+from models_mm.disk import replacing
 from models_mm.errors import UserError
 
 LONGEST = 200  # bytes of a part of a path; most file systems accept 255
@@ -116,17 +117,12 @@ def write_whole(path: Path, content: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch.unlink(missing_ok=True)
-        scratch.write_text(content, encoding="utf-8")
-        os.replace(scratch, path)
+        with replacing(path) as file:
+            file.write(content.encode())
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
 
 
 def refuse_input(out: str | Path, inputs: Iterable[str | Path]) -> None:

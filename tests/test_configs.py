@@ -30,9 +30,12 @@ LARGE_TYPES = {VARIANTS[name]["type"] for name in LARGE}
 
 
 def takes_long(path: str) -> bool:
-    """Whether a detector belongs to the slow tests: by its size, or as a cascade of heads."""
+    """Whether a detector belongs to the slow tests: by its size, or with another like it beside it.
+
+    Faster R-CNN is Mask R-CNN without masks; Cascade Mask R-CNN repeats its box head.
+    """
     large = any(f"_{name}_fpn_" in path for name in LARGE_TYPES)
-    return large or "/cascade_" in path and "dfvt_t" not in path
+    return large or "/mask_" not in path and "/retinanet_" not in path and "dfvt_t" not in path
 
 
 CASES = [

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # the one base class that Syn
 from torch.utils.checkpoint import checkpoint
 
 from models_mm.layers.warehouse import WarehouseLayer
+from models_mm.values import is_number
 
 from .published import OTHER_FILES, PublishedFiles
 
@@ -96,16 +97,16 @@ class Backbone(nn.Module):
             raise ValueError("a backbone returns feature maps: features_only=False has no meaning")
         self.init_cfg = init_cfg
         stages = range(len(channels))
-        out_indices = tuple(out_indices)
         if (
-            not out_indices
-            or out_indices != tuple(sorted(set(out_indices)))
-            or not set(out_indices) <= set(stages)
+            not isinstance(out_indices, Sequence)
+            or not out_indices
+            or list(out_indices) != [stage for stage in stages if stage in out_indices]
         ):
             raise ValueError(
                 f"out_indices must be strictly increasing stage indices out of {tuple(stages)}, "
                 f"got {out_indices}"
             )
+        out_indices = tuple(out_indices)
         if frozen_stages not in range(-1, len(channels) + 1):
             raise ValueError(
                 f"frozen_stages must be -1 (nothing), 0 (stem) or a number of stages up to "
@@ -225,7 +226,13 @@ def pretrained_init(pretrained: str | None, init_cfg: dict | None) -> dict | Non
 
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Stochastic depth rates of each block, by stage: linear from 0 (first block) to ``rate``."""
+    """Stochastic depth rates of each block, by stage: linear from 0 (first block) to ``rate``.
+
+    Raises:
+        ValueError: ``rate`` is not from 0 to less than 1.
+    """
+    if not is_number(rate) or not 0 <= rate < 1:
+        raise ValueError(f"drop_path_rate must be a number from 0 to less than 1, got {rate!r}")
     last = max(sum(depths) - 1, 1)
     rates = iter(rate * block / last for block in range(sum(depths)))
     return [[next(rates) for _ in range(depth)] for depth in depths]

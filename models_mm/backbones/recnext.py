@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from models_mm.layers.depthwise import TwoPerChannel
 from models_mm.layers.folding import fold_norm
 from models_mm.layers.forms import fastest_layout
 from models_mm.layers.norm import BATCH_NORM, build_norm
@@ -122,8 +121,7 @@ class Downsample(nn.Module):
 
     def fuse(self) -> None:
         if not isinstance(self.norm, nn.Identity):
-            conv, self.norm = fold_norm(self.token_mixer, self.norm)
-            self.token_mixer = TwoPerChannel(conv)
+            self.token_mixer, self.norm = fold_norm(self.token_mixer, self.norm)
 
 
 class RecConv(nn.Module):

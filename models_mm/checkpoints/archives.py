@@ -14,9 +14,9 @@ from typing import BinaryIO, NamedTuple
 
 import torch
 
-from models_mm.checkpoints.disk import open_regular
 from models_mm.checkpoints.inert import OBJECT, Known, refuse
 from models_mm.checkpoints.pickles import GRANTED, MULTIPLE, InertUnpickler, PlainUnpickler
+from models_mm.disk import open_regular
 
 ZIP = b"PK\x03\x04"  # the first bytes of an archive
 LEGACY = 0x1950A86A20F9469CFC6C  # the first number of the older format

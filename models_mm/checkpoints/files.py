@@ -14,7 +14,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from models_mm.checkpoints.archives import read_torch
-from models_mm.checkpoints.disk import open_regular, replacing
 from models_mm.checkpoints.inert import Foreign, ForeignName
 from models_mm.checkpoints.pickles import (
     GRANTED,
@@ -24,6 +23,7 @@ from models_mm.checkpoints.pickles import (
     read_pickle,
 )
 from models_mm.checkpoints.published import source_of, url_of
+from models_mm.disk import open_regular, replacing
 from models_mm.errors import CheckpointError, no_room, printable
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")

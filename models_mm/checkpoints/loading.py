@@ -152,7 +152,8 @@ def unwrap(checkpoint: dict, path: str, revise_keys=((r"^module\.", ""),)) -> di
     Raises:
         CheckpointError: there are no tensors in the expected places.
     """
-    for key in ("state_dict", "model", "state_dict_ema", "model_ema"):
+    trained = [key for key in ("state_dict", "model") if key in checkpoint]
+    for key in trained or ("state_dict_ema", "model_ema"):
         if isinstance(checkpoint.get(key), dict):
             checkpoint = checkpoint[key]
             break

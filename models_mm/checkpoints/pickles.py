@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from models_mm.checkpoints.arrays import ARRAYS, DType, fill_array
-from models_mm.checkpoints.disk import open_regular
 from models_mm.checkpoints.inert import (
     DICT,
     LIST,
@@ -29,6 +28,7 @@ from models_mm.checkpoints.inert import (
     octets,
     refuse,
 )
+from models_mm.disk import open_regular
 
 # Memory that a pickle may use per byte of its size, and the bytes that every pickle may use. An
 # empty dictionary needs 64 bytes; its code, with the entry in the memo, two.

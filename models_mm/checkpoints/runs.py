@@ -21,15 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models_mm.checkpoints.archives import open_archive
-from models_mm.checkpoints.disk import (
+from models_mm.checkpoints.files import read_checkpoint, read_content
+from models_mm.checkpoints.state import check_meta, check_state
+from models_mm.disk import (
     TEMPORARY,
     open_regular,
     replacing,
     sync_folder,
     temporary_name,
 )
-from models_mm.checkpoints.files import read_checkpoint, read_content
-from models_mm.checkpoints.state import check_meta, check_state
 
 NAME = re.compile(r"(epoch|iter|interim)_(\d+)\.pth")
 BEST = re.compile(r"best_.+\.pth")

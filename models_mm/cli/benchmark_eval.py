@@ -18,9 +18,9 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from models_mm.cli.command import Parser
+from models_mm.cli.command import Parser, add_seed
 from models_mm.errors import UserError
-from models_mm.values import SEED, option, output_file, whole_option
+from models_mm.values import output_file, whole_option
 
 ENGINES = ("pycocotools", "hotcoco", "faster_coco_eval")
 
@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--detections", type=count, default=100, help="per image (%(default)s)")
     parser.add_argument("--metrics", nargs="+", choices=["bbox", "segm"], default=["bbox", "segm"])
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES[:2]))
-    parser.add_argument("--seed", type=option(SEED, int), default=0)
+    add_seed(parser, "other drawn images")
     parser.add_argument(
         "--out", type=output_file, metavar="FILE.json", help="write the figures there too"
     )

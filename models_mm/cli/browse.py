@@ -8,8 +8,8 @@ DATA is a JSON file of COCO, a folder in the layout of COCO, YOLO or Pascal VOC,
 import argparse
 from pathlib import Path
 
-from models_mm.cli.command import Parser, add_overrides
-from models_mm.values import SEED, option, output_folder, picture_file, whole_option
+from models_mm.cli.command import Parser, add_images, add_overrides, add_seed
+from models_mm.values import output_folder, picture_file, whole_option
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -27,13 +27,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=whole_option(1, 1000),
         help="draws of each image (3)",
     )
-    parser.add_argument(
-        "--seed",
-        type=option(SEED, int),
-        default=0,
-        help="another seed gives other draws or images (default: %(default)s)",
-    )
-    parser.add_argument("--images", help="image folder of a JSON file (default: looked for)")
+    add_seed(parser, "other draws or images")
+    add_images(parser)
     add_overrides(parser)
     args = parser.parse_args(argv)
     args.is_data = is_data(args.source)

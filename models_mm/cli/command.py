@@ -19,6 +19,7 @@ from models_mm.distributed import liveness, signals
 from models_mm.distributed.liveness import LAST_WORDS, exit_now, exit_within
 from models_mm.errors import Preempted, UserError, no_room
 from models_mm.messages import this_rank
+from models_mm.values import SEED, option
 
 OVERRIDE_HELP = (
     "override settings of the config: key=value pairs, e.g. data.samples_per_gpu=4 "
@@ -218,7 +219,22 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The data set of a command, with the image folder of a JSON file."""
     parser.add_argument("data", metavar="DATA", help="labelled images")
+    add_images(parser)
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """The option ``--images``."""
     parser.add_argument("--images", help="image folder of a JSON file (default: looked for)")
+
+
+def add_seed(parser: argparse.ArgumentParser, result: str) -> None:
+    """The option ``--seed``; ``result`` is what another seed changes."""
+    parser.add_argument(
+        "--seed",
+        type=option(SEED, int),
+        default=0,
+        help=f"another seed gives {result} (default: %(default)s)",
+    )
 
 
 def child_environment(**more: str) -> dict[str, str]:

@@ -8,8 +8,8 @@ val.txt with the names of the images, and data.yaml, which is DATA for other com
 
 from pathlib import Path
 
-from models_mm.cli.command import Parser, add_data
-from models_mm.values import SEED, number, option, output_folder
+from models_mm.cli.command import Parser, add_data, add_seed
+from models_mm.values import number, option, output_folder
 
 SHOWN = 20  # names of images
 
@@ -29,12 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         metavar="SHARE",
         help="share of the images for validation (default: %(default)s)",
     )
-    parser.add_argument(
-        "--seed",
-        type=option(SEED, int),
-        default=0,
-        help="another seed gives another split (default: %(default)s)",
-    )
+    add_seed(parser, "another split")
     parser.add_argument("--out", required=True, type=output_folder, help="a new folder")
     args = parser.parse_args(argv)
 

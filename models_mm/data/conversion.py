@@ -157,6 +157,7 @@ def voc_annotation(image: LabelledImage, name: str, losses: Counter) -> str:
             losses["masks are left out"] += 1
         exact = corners(thing, image)
         left, top, right, bottom = map(round, exact)
+        left, top = min(left, image.width - 1), min(top, image.height - 1)  # a pixel of the image
         right, bottom = max(right, left + 1), max(bottom, top + 1)
         if exact != (left, top, right, bottom):
             losses["boxes are rounded to whole pixels"] += 1

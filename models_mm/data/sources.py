@@ -91,6 +91,7 @@ def read_data(source: str | Path, images: str | Path | None = None) -> DataSet:
     for name, part in data.parts.items():
         if name != "test" and not part.objects() and not data.faults:
             raise UserError(f"{named(source)}: {name}: no image has an object")
+    check_names(data)
     check_overlap(data)
     return data
 
@@ -263,6 +264,17 @@ def with_validation(data: DataSet, other: DataSet) -> DataSet:
     joined = DataSet(data.source, data.format, data.classes, parts, notes, faults)
     check_overlap(joined)
     return joined
+
+
+def check_names(data: DataSet) -> None:
+    """A fault for each image whose name cannot be written into a JSON or text file."""
+    for part in data.parts.values():
+        for image in part.images:
+            try:
+                image.name.encode()
+            except UnicodeEncodeError:
+                where = named(part.folder / image.name)
+                data.faults.append(Fault(where, "its name is not in UTF-8: rename the file"))
 
 
 def check_overlap(data: DataSet) -> None:

@@ -237,8 +237,8 @@ def stop() -> None:
         _current.ended.set()
         for rank in _current.neighbours:
             liveness.release(_current.name(rank))
-        # none ends before all know that this is the end; and rank 0, which keeps the store, not
-        # before all are done with it, since torch prints a stack where it is gone
+        # No rank ends before all know that this is the end. Rank 0 keeps the store: it ends last,
+        # because torch prints a stack in processes whose store is gone.
         with suppress(RuntimeError):
             _current.store.set(f"left {_current.rank}", "1")
             _current.wait_for_all("left", seconds=10)

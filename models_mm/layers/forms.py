@@ -104,15 +104,6 @@ def onednn_product(a: Tensor) -> bool:
 
 
 @rule(plain=never)
-def two_depthwise_halves(x: Tensor) -> bool:
-    """Whether a depthwise convolution with two outputs per channel runs as two with one each.
-
-    oneDNN has a fast kernel only for one output per channel.
-    """
-    return x.device.type == "cpu"
-
-
-@rule(plain=never)
 def separate_projections(x: Tensor) -> bool:
     """Whether queries, keys and values (N, H, W, C) are three products instead of one.
 

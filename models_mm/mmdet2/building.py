@@ -36,21 +36,27 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = args.work_dir
     elif not cfg.get("work_dir"):
         cfg.work_dir = os.path.join("work_dirs", find_config(args.config).stem)
-    if (
-        args.launcher == "none"
-        and "TORCHELASTIC_RUN_ID" in os.environ
-        and os.environ["WORLD_SIZE"] != "1"
-    ):
-        raise UserError(
-            f"torchrun has started {os.environ['WORLD_SIZE']} processes, each of which would do "
-            "the whole job: give --launcher pytorch too"
-        )
+    refuse_unasked_torchrun(args.launcher)
     settle_precision(cfg)
     # the data workers are the parallelism; set so that mmdet has nothing to warn of
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("MKL_NUM_THREADS", "1")
     setup_multi_processes(compatible(cfg))
     signals.listen()
+
+
+def refuse_unasked_torchrun(launcher: str) -> None:
+    """Refuse to be one of several processes that do not know of each other.
+
+    Raises:
+        UserError: torchrun has started them, and ``launcher`` is ``"none"``.
+    """
+    number = os.environ.get("WORLD_SIZE", "1")
+    if launcher == "none" and "TORCHELASTIC_RUN_ID" in os.environ and number != "1":
+        raise UserError(
+            f"torchrun has started {number} processes, each of which would do the whole job: give "
+            "--launcher pytorch too"
+        )
 
 
 def join(cfg: Config, args: argparse.Namespace) -> bool:

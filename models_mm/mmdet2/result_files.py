@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models_mm.checkpoints.disk import replacing
 from models_mm.checkpoints.pickles import read_pickle
+from models_mm.disk import replacing
 from models_mm.errors import UserError, printable
 from models_mm.evaluation.masks import check_mask
 from models_mm.evaluation.results import check_results, masks_of

@@ -225,10 +225,22 @@ def test_unknown_keyword_is_an_error(name):
         build_backbone({**VARIANTS[name], "drop_paht": 0.1})
 
 
-@pytest.mark.parametrize("out_indices", [(), (0, 5), (-1,), (1, 0), (2, 2)])
+@pytest.mark.parametrize("out_indices", [(), (0, 5), (-1,), (1, 0), (2, 2), 3])
 def test_bad_out_indices(name, out_indices):
     with pytest.raises(ValueError, match="out_indices must be strictly increasing"):
         build_backbone({**VARIANTS[name], "out_indices": out_indices})
+
+
+def test_out_indices_may_be_any_sequence():
+    backbone = build_backbone({**VARIANTS["recnext_m3"], "out_indices": range(1, 4)})
+    assert backbone.out_indices == (1, 2, 3)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 7, float("nan"), "much"])
+@pytest.mark.parametrize("of", ["biformer_s", "convnext_t", "dfvt_t", "mpvit_t", "recnext_m3"])
+def test_bad_drop_path_rate(of, rate):
+    with pytest.raises(ValueError, match="drop_path_rate must be a number from 0 to less than 1"):
+        build_backbone({**VARIANTS[of], "drop_path_rate": rate})
 
 
 @pytest.mark.parametrize("frozen_stages", [-2, 6])

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from .golden import GOLDEN, OF_MMDET, VARIANTS, build, fill_weights, images
+from .golden import GOLDEN, OF_MMDET, VARIANTS, build, cases, fill_weights, images
 
 NAMES = sorted({path.stem for path in GOLDEN.glob("*.json")} - OF_MMDET)
 
@@ -16,7 +16,7 @@ TOLERANCES |= {"convnext": 1e-12, "kw1x": 1e-7, "kw4x": 1e-8}
 DEFAULT_TOLERANCE = 1e-10
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=cases(NAMES))
 def case(request):
     golden = json.loads((GOLDEN / f"{request.param}.json").read_text())
     return golden, build(request.param).eval()

@@ -132,6 +132,7 @@ def test_one_process_gives_the_same_results_as_two(demo_data, run_tool, trained,
     assert metrics(tmp_path)["bbox_mAP"] == pytest.approx(tested[2]["bbox_mAP"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_fused_model_and_pictures(demo_data, run_tool, trained, tmp_path):
     """Folded norms find the same boxes; --show-dir writes one picture an image."""
     said = {}
@@ -193,6 +194,7 @@ def test_format_only_leaves_the_files(demo_data, run_tool, trained, tmp_path):
     assert next(tmp_path.glob("results_*.segm.json")).stat().st_size > 2
 
 
+@pytest.mark.slow
 def test_pictures_and_curves(demo_data, run_tool, trained, tested, tmp_path):
     done = run_tool(
         *(ROOT / "tools/show_results.py", CONFIG, trained / "two.pkl", "--out", tmp_path),
@@ -303,6 +305,7 @@ def test_training_data_after_augmentation(demo_data, run_tool, tmp_path):
     assert (upper != lower).mean() > 0.05
 
 
+@pytest.mark.slow
 def test_errors_and_confusions(demo_data, run_tool, trained, tested, tmp_path):
     done = run_tool(
         *(ROOT / "tools/analyze_results.py", CONFIG, trained / "two.pkl", "--out", tmp_path),

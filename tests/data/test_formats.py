@@ -438,6 +438,28 @@ def test_voc_says_what_it_cannot_hold(demo_data, tmp_path):
     assert sorted(thing["iscrowd"] for thing in again) == sorted(crowds) and sum(crowds)
 
 
+@pytest.mark.parametrize("form", ["voc", "yolo"])
+def test_boxes_smaller_than_a_pixel_at_the_border(tmp_path, form):
+    """In VOC they become the last pixel."""
+    things = [("nut", (19.7, 0, 0.3, 10)), ("pear", (0, 9.6, 5, 0.4)), ("apple", (1, 1, 2, 3))]
+    data = load_data(write_coco(tmp_path / "coco", {"a.png": (20, 10, things)}, val=()))
+    convert(data, form, tmp_path / form)
+    found = boxes(load_data(tmp_path / form))["a.png"]
+    expected = [("nut", 19, 0, 1, 10), ("pear", 0, 9, 5, 1), ("apple", 1, 1, 2, 3)]
+    exact = [(name, *box) for name, box in things]
+    assert sorted(found) == sorted(expected if form == "voc" else exact)
+
+
+def test_a_link_under_the_name_of_an_output_is_replaced(tmp_path, demo_data):
+    """Not followed: nothing is written outside of the folder."""
+    outside = tmp_path / "outside.yaml"
+    outside.write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/data.yaml").symlink_to(outside)
+    write_annotations(load_data(demo_data), tmp_path / "out")
+    assert outside.read_text() == "mine" and not (tmp_path / "out/data.yaml").is_symlink()
+
+
 def test_conversion_keeps_the_images(demo_data, tmp_path):
     """As copies, or as links."""
     data = load_data(demo_data)

@@ -96,6 +96,12 @@ def also(write_form, change):
     return make
 
 
+def rename_to_latin_1(folder: Path) -> None:
+    for file in ("images/train/a.jpg", "labels/train/a.txt"):
+        path = folder / file
+        os.rename(path, os.fsencode(path.with_name("e")) + b"\xe9" + path.suffix.encode())
+
+
 def unreadable(name: str):
     return lambda folder: write(folder / name, "404 Not Found")
 
@@ -169,12 +175,13 @@ WRONG = {
     "aliases": (yaml_alone(ALIASES), r"data.yaml:2: it is no plain YAML: aliases \(\*name\) are"),
     "deep YAML": (yaml_alone("[" * 20_000), "data.yaml.*: it is no plain YAML"),
     "large YAML": (yaml_alone("#" * 2**21), "data.yaml has 2,097,152 bytes; at most 131,072"),
+    "name not in UTF-8": (also(write_yolo, rename_to_latin_1), r"e\\udce9.jpg': .*not in UTF-8"),
     "YAML of a pipe": (
         also(
             write_yolo,
             lambda folder: ((folder / "data.yaml").unlink(), os.mkfifo(folder / "data.yaml")),
         ),
-        "data.yaml is not a file",
+        "data.yaml cannot be read: it is no regular file",
     ),
     "val is train": (
         in_yaml("images/val", "images/train"),

@@ -14,7 +14,6 @@ USED_BY = {
     "fastest_layout": ("recnext_m3", True),
     "linear_as_convolution": ("mpvit_tiny", True),
     "onednn_product": ("kw1x_mobilenetv2", True),
-    "two_depthwise_halves": ("recnext_m3", False),
     "separate_projections": ("mpvit_tiny", True),
     "mlp_rows": ("mpvit_tiny", False),
 }

@@ -191,6 +191,13 @@ def test_averaged_weights_count_where_there_are_no_others(key, tmp_path):
         assert torch.equal(value, target.state_dict()[name]), name
 
 
+def test_averaged_weights_do_not_replace_a_model_that_was_not_read(package, tmp_path):
+    path = tmp_path / "pickled.pth"
+    torch.save({"model": namespace(package), "model_ema": backbone().state_dict()}, path)
+    with pytest.raises(CheckpointError, match="no state dict of tensors; found: model, model_ema"):
+        load_pretrained(backbone(), str(path))
+
+
 def test_what_was_left_out_is_named(package, tmp_path):
     path = tmp_path / "trained.pth"
     torch.save({"model": {"w": torch.ones(1)}, "args": namespace(package)}, path)

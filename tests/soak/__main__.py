@@ -2,10 +2,14 @@
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+# Bits depend on the number of threads, which trainings in forks and by dist_train.sh choose apart.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # module of tests/soak -> cases by default; each has soak(count, seed, folder) -> Tally
 SOAKS = {

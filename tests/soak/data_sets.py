@@ -48,6 +48,7 @@ CONFIGS = {
     "masks": ROOT / "tests" / "soak" / "tiny_mask.py",
 }
 METRICS = {"boxes": ["bbox"], "masks": ["bbox", "segm"]}
+LINES = 7  # of a message: bad images are listed, five at most
 LIMIT = 120  # seconds of a step; on a busy machine too
 
 
@@ -114,8 +115,8 @@ def forked(step: Callable[[], str | None], log: Path) -> str:
             said = step() or "ok"
         except UserError as error:
             said = f"error: {error}"
-            if len(said.splitlines()) > 3 or "Traceback" in said:
-                said = f"BROKEN: more than a line: {said}"
+            if len(said.splitlines()) > LINES or "Traceback" in said:
+                said = f"BROKEN: too long: {said}"
         except BaseException as error:
             traceback.print_exc()
             said = f"BROKEN: {type(error).__name__}: {error}"
@@ -224,7 +225,10 @@ def show(kind: str, place: Path) -> None:
     """The evaluation's numbers, and tools/show_results.py."""
     dataset, results = tested(kind, place)
     values = dataset.evaluate(results, METRICS[kind])
-    assert values and all(np.isfinite(v) for v in values.values() if isinstance(v, float)), values
+    boxes = [result[0] if kind == "masks" else result for result in results]
+    nothing = not any(len(of_class) for of_image in boxes for of_class in of_image)
+    assert values or nothing, "no metrics"
+    assert all(np.isfinite(v) for v in values.values() if isinstance(v, float)), values
     draw_comparisons(dataset, results, str(place / "pictures"), 4)
 
 

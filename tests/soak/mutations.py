@@ -9,6 +9,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -289,7 +290,9 @@ def picture_fault(content: dict, folder: Path, generator: random.Random) -> str:
     file = folder / "1.jpg"
     if isinstance(name, str) and name.isascii() and (folder / name).is_file() and ".." not in name:
         file = folder / name
-    pixels = cv2.imread(str(file)) if file.is_file() else np.zeros((40, 40, 3), np.uint8)
+    pixels = None
+    with suppress(cv2.error):  # an earlier fault may have made it too large
+        pixels = cv2.imread(str(file))
     if pixels is None:
         pixels = np.zeros((40, 40, 3), np.uint8)
     kind = generator.choice(list(PICTURES))

@@ -13,8 +13,8 @@ the first pixel is 0:
 Numbers that are whole have the type ``int``, so that equal data have equal files.
 """
 
+import math
 import os
-import stat
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from models_mm.data.fields import shown
 from models_mm.data.images import regular_file
 from models_mm.data.inputs import IMAGES
+from models_mm.disk import open_regular
 from models_mm.errors import UserError
 
 OVERHANG = 1.0  # pixels; tools disagree whether the first pixel is 0 or 1, and they round
@@ -223,6 +224,38 @@ def class_name(value: object) -> str:
     return name
 
 
+def finite(word: str) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{shown(word)} is not a number")
+    return value
+
+
+def unlabelled_note(part: str, unlabelled: list[str], images: int, kind: str) -> list[str]:
+    """A note about the images that have no labels, if there are any.
+
+    Args:
+        part: its name.
+        unlabelled: the names of these images.
+        images: the number of all images of the part.
+        kind: of the file that they lack.
+    """
+    if not unlabelled:
+        return []
+    return [
+        f"{part}: {len(unlabelled)} of {images} images have no {kind} and count as images without "
+        f"objects, the first: {shown(unlabelled[0])}"
+    ]
+
+
 def similar_names(classes: Iterable[str]) -> list[str]:
     """A note about each pair of names that differ only in upper and lower case."""
     seen: dict[str, str] = {}
@@ -249,12 +282,10 @@ def read_text(path: Path, limit: int) -> str:
     """
     name = named(path)
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # to open a pipe could wait for ever
-            raise UserError(f"{name} is not a file")
-        if found.st_size > limit:
-            raise UserError(f"{name} has {found.st_size:,} bytes; at most {limit:,} are read")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise UserError(f"{name} has {size:,} bytes; at most {limit:,} are read")
             return file.read(limit).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"

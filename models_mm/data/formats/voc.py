@@ -13,7 +13,6 @@ pixels; others are rounded. Tools that count from 0 write a 0 for the first pixe
 at the border of the image.
 """
 
-import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from xml.parsers import expat
@@ -28,6 +27,7 @@ from models_mm.data.formats.labels import (
     Part,
     box_in_image,
     class_name,
+    finite,
     image_size,
     is_image,
     labelled_object,
@@ -36,6 +36,7 @@ from models_mm.data.formats.labels import (
     read_text,
     same_label_file,
     similar_names,
+    unlabelled_note,
 )
 from models_mm.errors import UserError
 
@@ -176,11 +177,7 @@ def read_part(
         found.append(LabelledImage(image.name, *size, objects))
     if not found and not data.faults:
         raise UserError(f"{named(images)}: no images for the annotations in {named(labels)}")
-    if unlabelled:
-        data.notes.append(
-            f"{part}: {len(unlabelled)} of {len(names)} images have no XML file and count as "
-            f"images without objects, the first: {shown(unlabelled[0])}"
-        )
+    data.notes += unlabelled_note(part, unlabelled, len(names), "XML file")
     return Part(images, labels, found)
 
 
@@ -250,12 +247,9 @@ def pixel(box: ElementTree.Element, side: str) -> float:
     if not value:
         raise ValueError(f"bndbox: {side}: missing")
     try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"bndbox: {side}: {shown(value)} is not a number")
-    return round(number)
+        return round(finite(value))
+    except ValueError as error:
+        raise ValueError(f"bndbox: {side}: {error}") from error
 
 
 def text(element: ElementTree.Element | None) -> str:

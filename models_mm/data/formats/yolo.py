@@ -15,7 +15,6 @@ of the upright image, from 0 to 1. An image without a file of labels has no obje
 decimal digits, whole pixels come back exactly in images of up to 60 000 pixels a side.
 """
 
-import math
 import os
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from models_mm.data.formats.labels import (
     Part,
     box_in_image,
     class_name,
+    finite,
     image_size,
     is_image,
     labelled_object,
@@ -37,6 +37,7 @@ from models_mm.data.formats.labels import (
     read_text,
     same_label_file,
     similar_names,
+    unlabelled_note,
 )
 from models_mm.errors import UserError
 
@@ -213,7 +214,7 @@ def read_part(
                 objects = read_labels(labels, size, names, keypoints, data.faults)
             else:
                 objects = []
-                unlabelled.append(image)
+                unlabelled.append(image.name)
         except UserError as error:
             data.faults.append(Fault(f"{named(file)}: {part}", str(error)))
             continue
@@ -221,11 +222,8 @@ def read_part(
     if unlabelled and len(unlabelled) == len(images) and part != "test":
         reason = f"no image has labels; looked for {named(label_file(images[0]))}"
         data.faults.append(Fault(f"{named(file)}: {part}", reason))
-    elif unlabelled:
-        data.notes.append(
-            f"{part}: {len(unlabelled)} of {len(images)} images have no file of labels and count "
-            f"as images without objects, the first: {shown(unlabelled[0].name)}"
-        )
+    else:
+        data.notes += unlabelled_note(part, unlabelled, len(images), "file of labels")
     return Part(folder, file, found)
 
 
@@ -260,7 +258,7 @@ def read_object(words: list[str], size: tuple[int, int], names: list[str]) -> di
     Raises:
         ValueError: the line is no object.
     """
-    label, *values = map(number, words)
+    label, *values = map(finite, words)
     if not label.is_integer() or not 0 <= label < len(names):
         last = len(names) - 1
         raise ValueError(f"class {words[0]}: data.yaml has names for the classes 0 to {last} only")
@@ -281,21 +279,6 @@ def read_object(words: list[str], size: tuple[int, int], names: list[str]) -> di
     if polygon_area(points) == 0:
         raise ValueError("a polygon without area: it needs three points that are not on a line")
     return labelled_object(name, bbox, [points])
-
-
-def number(word: str) -> float:
-    """A finite number.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{shown(word)} is not a number")
-    return value
 
 
 def scaled(values: list[float], size: tuple[int, int]) -> list[float]:
