@@ -82,8 +82,8 @@ class Unread(NamedTuple):
 class LossCheck:
     """Looks at the loss of each iteration before the optimizer uses it.
 
-    On a GPU, to look means to wait. There, ``"stop"`` looks when the losses are read for the log,
-    and before a checkpoint: what is written was made of finite losses.
+    On a GPU, to look means to wait. There, ``"stop"`` looks when the losses are logged, and before
+    a checkpoint: what is written was made of finite losses.
 
     Args:
         action: ``"stop"`` ends the run; ``"skip"`` leaves the step out, norms' statistics too.
@@ -118,7 +118,7 @@ class LossCheck:
         losses = runner.outputs["log_vars"]
         names = [str(image.get("ori_filename", "?")) for image in image_metas(runner.data_batch)]
         now = Unread(runner.iter + 1, names, runner.outputs["loss"].detach(), losses)
-        if self.action == "stop" and isinstance(losses, Losses) and not losses.is_read:
+        if self.action == "stop" and isinstance(losses, Losses):
             self.unread.append(now)
             return True
         if is_finite(losses):
@@ -134,7 +134,7 @@ class LossCheck:
         return False
 
     def look_back(self, runner: BaseRunner, wait: bool = False) -> None:
-        """Look at the losses that have been read since; every rank calls it.
+        """Look at the losses that have been logged since; every rank calls it.
 
         Args:
             runner: the training.
@@ -143,8 +143,11 @@ class LossCheck:
         Raises:
             UserError: as :meth:`passes`.
         """
-        while self.unread and (wait or self.unread[0].losses.is_read or len(self.unread) > UNREAD):
-            before = self.unread.popleft()
+        while self.unread:
+            before = self.unread[0]
+            if not (wait or before.losses.is_logged or len(self.unread) > UNREAD):
+                break
+            self.unread.popleft()
             if not is_finite(before.losses):
                 self.end(runner, before)
 

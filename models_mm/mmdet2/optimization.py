@@ -113,6 +113,11 @@ class StepSettings:
                 "BatchNorm are still those of single iterations"
             )
 
+    def keep_scale(self, runner: BaseRunner) -> None:
+        """Put the loss scale where checkpoints have it; on a GPU this waits for its work."""
+        if self.half:
+            runner.meta.setdefault("fp16", {})["loss_scaler"] = self.scaler.state_dict()
+
     def parts(self, runner: BaseRunner) -> int:
         """The number of iterations that share the step which this iteration is for.
 

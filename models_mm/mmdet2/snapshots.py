@@ -117,6 +117,8 @@ def snapshot(runner: BaseRunner, epoch_ended: bool) -> dict:
     """
     iteration = runner.iter + (not epoch_ended)
     states = ranks.gather(randomness.capture())
+    if runner.step:
+        runner.step.keep_scale(runner)
     # at the end of an epoch EMA's hook has put the averages into the model by itself
     with averaged_weights(runner, swap=not epoch_ended):
         return dict(

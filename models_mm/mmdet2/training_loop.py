@@ -9,8 +9,7 @@ number between two names comes with the first of them.
         before_train_iter       all hooks: learning rate, momentum, ...
         forward                 the detector's losses
         after_train_iter        hooks of HIGHEST, VERY_HIGH, HIGH
-        loss check              a loss that is not finite ends the run, or has no step; on GPUs
-                                the run ends when the losses are read for the log
+        loss check              a loss that is not finite ends the run, or has no step
         backward and step       accumulation, clipping; a hook of ``optimizer_config.type`` instead
         after_train_iter        hooks of ABOVE_NORMAL (EMA), NORMAL (a user's own), BELOW_NORMAL
         checkpoint              if one is due; a request to stop ends the run after it
@@ -38,8 +37,6 @@ from models_mm.mmdet2.loaders import Loader
 from models_mm.mmdet2.losses import LossLog, reduce_at_once
 from models_mm.mmdet2.optimization import StepSettings
 
-# On GPUs, ranks agree on stopping once in so many iterations: the answer waits for all their work.
-GPU_ITERATIONS = 10
 # from which of mmcv's priorities to which
 BEFORE_STEP, AFTER_STEP = ("HIGHEST", "HIGH"), ("ABOVE_NORMAL", "BELOW_NORMAL")
 BEFORE_CHECKPOINT, AFTER_CHECKPOINT = ("HIGHEST", "BELOW_NORMAL"), ("LOW", "LOWEST")
@@ -93,10 +90,8 @@ class TrainingLoop(BaseRunner):
         self.call_hooks("after_train_iter", *AFTER_STEP)
 
         watchdog.report_progress(f"after iteration {self.iter + 1}")
-        stop = late = False
-        if not ranks.answers_wait_for_gpu() or (self.iter + 1) % GPU_ITERATIONS == 0:
-            # all ranks or none: the signals and clocks of one are not those of another
-            stop, late = ranks.any_rank(signals.stop_requested(), self.checkpoints.is_late())
+        flags = signals.stop_requested(), self.checkpoints.is_late()
+        stop, late = ranks.any_rank_at(self.iter + 1, *flags)
         self.checkpoints.after_iteration(self, wanted=stop or late)
         if stop:
             raise Preempted(self.meta["hook_msgs"]["last_ckpt"])
@@ -124,8 +119,6 @@ class TrainingLoop(BaseRunner):
         step.clip(self)
         step.scaler.step(self.optimizer)
         step.scaler.update(step.fixed_scale)
-        if step.half:
-            self.meta.setdefault("fp16", {})["loss_scaler"] = step.scaler.state_dict()
         if step.cumulative_iters > 1:
             self.optimizer.zero_grad()
 
