@@ -152,11 +152,17 @@ def kernels_are_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def allows_tf32() -> bool:
-    """Whether PyTorch may round the factors of float32 products on a GPU to 10 bits."""
-    matmul = torch.backends.cuda.matmul
-    precision = getattr(matmul, "fp32_precision", None)  # PyTorch 2.9 and newer
-    return matmul.allow_tf32 if precision is None else precision == "tf32"
+def allows_tf32(convolutions: bool = False) -> bool:
+    """Whether PyTorch may round the factors of float32 products on a GPU to 10 bits.
+
+    Args:
+        convolutions: those of convolutions.
+    """
+    backends = torch.backends
+    of = backends.cudnn if convolutions else backends.cuda.matmul
+    newer = getattr(of, "conv", None) if convolutions else of
+    precision = getattr(newer, "fp32_precision", None)  # PyTorch 2.9 and newer
+    return of.allow_tf32 if precision is None else precision == "tf32"
 
 
 def switch_on(names: str) -> None:

@@ -63,7 +63,7 @@ def source_of(form: str, dtype: torch.dtype, pixels: int, topk: int) -> tuple[AS
     own, walked = kernels.tile(pixels, dtype), kernels.walked(topk * pixels, dtype)
     queries, keys = (walked, own) if form == "backward, keys" else (own, walked)
     constants = kernels.settings(dtype, HEAD, HEAD**-0.5, queries, keys)
-    options = {"num_warps": constants.pop("num_warps")}
+    options = {name: constants.pop(name) for name in ("num_warps", "num_stages")}
     signature, attributes = {}, {}
     for position, name in enumerate(kernel.arg_names):
         if name in constants:

@@ -233,7 +233,9 @@ def walked(length: int, dtype: torch.dtype) -> int:
 
 
 def settings(dtype: torch.dtype, width: int, scale: float, queries: int, keys: int) -> dict:
-    """The compile-time arguments of a kernel, and its number of warps.
+    """The compile-time arguments of a kernel, and how it is compiled.
+
+    In three stages, products of float32 would need more registers than there are on some GPUs.
 
     Args:
         dtype: of queries, keys and values.
@@ -249,7 +251,8 @@ def settings(dtype: torch.dtype, width: int, scale: float, queries: int, keys: i
         KEYS=keys,
         SUM=tl.float64 if dtype == torch.float64 else tl.float32,
         PRECISION="tf32" if allows_tf32() else "ieee",
-        num_warps=4 if dtype.itemsize < 4 else 8,  # fewer would need more registers than there are
+        num_warps=4,
+        num_stages=3 if dtype.itemsize < 4 else 2,
     )
 
 

@@ -45,7 +45,7 @@ def settle_kernels(deterministic: bool) -> str:
     return (
         f"GPU kernels: {'deterministic' if deterministic else 'any'}, cudnn_benchmark "
         f"{torch.backends.cudnn.benchmark}; products of float32 in {formats[allows_tf32()]}, "
-        f"convolutions in {formats[torch.backends.cudnn.allow_tf32]}"
+        f"convolutions in {formats[allows_tf32(convolutions=True)]}"
     )
 
 

@@ -30,8 +30,14 @@ def test_kernels_compute_the_equation_in_all_windows(run_tool):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", kernel_resources.SHARED_MEMORY)
-def test_kernels_compile_and_fit(capability):
-    for needed in kernel_resources.all_resources((capability,)):
+@pytest.mark.parametrize("tf32", [False, True])
+def test_kernels_compile_and_fit(capability, tf32):
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        found = kernel_resources.all_resources((capability,))
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    for needed in found:
         assert needed.spilled == 0, needed
         assert needed.shared <= kernel_resources.SHARED_MEMORY[capability], needed
 
