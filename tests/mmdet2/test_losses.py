@@ -1,7 +1,6 @@
 """The losses of an iteration go to the other ranks in one call, and are read when they are used."""
 
 import models_mm  # noqa: F401  isort: skip
-from collections import Counter
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
@@ -9,41 +8,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmdet.models.detectors import BaseDetector
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models_mm.errors import UserError
 from models_mm.mmdet2.faults import LossCheck
 from models_mm.mmdet2.losses import Losses, LossLog, number_of, parse_losses
 
+from .counting import Collectives, Readings
+
 # As a Mask R-CNN has them: one per level of the pyramid for the proposals, and single ones.
 NAMES = ("loss_rpn_cls", "loss_rpn_bbox", "loss_cls", "acc", "loss_bbox", "loss_mask")
-READING = {"item", "tolist", "__bool__", "__float__", "__int__"}
-
-
-class Collectives(TorchDispatchMode):
-    """Counts what processes send each other."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += "c10d" in str(func)
-        return func(*args, **(kwargs or {}))
-
-
-class Readings(TorchFunctionMode):
-    """Counts how often values of tensors are read; on a GPU, each waits for it."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = Counter()
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in READING:
-            self.names[func.__name__] += 1
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -74,7 +47,7 @@ def counted(parse) -> tuple[int, int]:
         # the process group does not add what other ranks have: noticed after all has been counted
         with suppress(RuntimeError):
             parse(None, losses_of_an_iteration())
-    return collectives.count, sum(readings.names.values())
+    return collectives.names.total(), readings.names.total()
 
 
 def test_one_collective_and_one_reading():
