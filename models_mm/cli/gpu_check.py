@@ -8,8 +8,9 @@ Markdown and, beside it, as JSON. A step that fails does not end the check. The 
 where an earlier one was stopped: steps that have passed on this machine do not run again. After
 ``--minutes`` no further step begins.
 
-The exit code is 1 if a step has failed. Steps for which the machine has too few GPUs do not count;
-nor do those whose tests are missing, because they are part of a checkout only.
+The exit code is 1 if a step has failed, or if all that is asked for needs a GPU and there is none.
+Single steps for which the machine has too few GPUs do not count; nor do those whose tests are
+missing, because they are part of a checkout only.
 """
 
 import argparse
@@ -24,11 +25,15 @@ from typing import NamedTuple
 
 from models_mm.cli.command import Parser, child_environment
 from models_mm.config_files import ROOT
+from models_mm.disk import open_regular
 from models_mm.errors import UserError
+from models_mm.outputs import write_whole
 from models_mm.values import output_file, whole_option
 from models_mm.version import __version__
 
 TIERS = ("operators", "goldens", "training", "table")
+# What reading a damaged report may raise.
+DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 # One variant per family is also measured compiled, and as a whole detector.
 FAMILIES = ("biformer_s", "dfvt_t", "kw1x_resnet50", "mpvit_tiny", "recnext_m3")
 DIRECT = ("biformer_s", "dfvt_t", "kw1x_resnet50", "mpvit_tiny")
@@ -66,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
 
     Raises:
         SystemExit: with 1, a step has failed.
-        UserError: the report cannot be one.
+        UserError: the report cannot be one, or there is no GPU and no step without one.
     """
     args = parse_args(sys.argv[1:] if argv is None else argv)
     if args.table_of:
@@ -79,6 +84,12 @@ def main(argv: list[str] | None = None) -> None:
     report = Report(Path(args.out))
     end = time.monotonic() + 60 * args.minutes
     asked = [step for step in steps() if step.tier in args.tier]
+    if report.gpus == 0 and all(step.gpus for step in asked):
+        raise UserError(
+            f"--tier {' '.join(args.tier)}: needs a GPU, and PyTorch sees none on this machine "
+            "(tier operators has checks that need none)"
+        )
+    left = {}
     for step in asked:
         reason = report.why_not(step)
         if reason is None and time.monotonic() > end:
@@ -86,13 +97,16 @@ def main(argv: list[str] | None = None) -> None:
         if reason is None:
             print(f"{step.tier}: {step.name}", flush=True)
             report.add(step, *run(step))
-        elif not report.has_passed(step):
+            report.write()
+            outcome = report.found["steps"][step.name]
+            print(f"  {outcome['state']}: {outcome['said'].splitlines()[-1]}", flush=True)
+            continue
+        if not report.has_passed(step):
             report.add(step, "not run", reason)
-        outcome = report.found["steps"][step.name]
-        print(f"  {outcome['state']}: {outcome['said'].splitlines()[-1]}", flush=True)
-    left = [s.name for s in asked if report.found["steps"][s.name]["state"] == "not run"]
-    if left:
-        print(f"not run: {', '.join(left)}")
+        left.setdefault(reason, []).append(step.name)
+    report.write()
+    for reason, names in left.items():
+        print(f"not run: {reason}: {', '.join(names)}")
     print(f"the report is {args.out}")
     if any(report.found["steps"][step.name]["state"] == "failed" for step in asked):
         raise SystemExit(1)
@@ -169,15 +183,15 @@ class Report:
         self.found = {"machine": machine, "steps": {}}
         if self.data.exists():
             try:
-                before = json.loads(self.data.read_text())
+                with open_regular(self.data) as file:
+                    before = json.load(file)
                 if before["machine"] == machine:
                     known = {step.name for step in steps()}
                     self.found["steps"] = {
                         n: dict(s) for n, s in before["steps"].items() if n in known
                     }
-                    for outcome in self.found["steps"].values():
-                        outcome["state"] + outcome["said"] + outcome["tier"]  # all texts
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                    self.markdown()
+            except DAMAGE as error:
                 raise UserError(
                     f"{self.data} is no report of gpu-check: delete it, or give another --out"
                 ) from error
@@ -200,11 +214,17 @@ class Report:
         return None
 
     def add(self, step: Step, state: str, said: str) -> None:
-        """Add what became of a step, and write both files."""
+        """Add what became of a step."""
         self.found["steps"][step.name] = {"tier": step.tier, "state": state, "said": said}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.data.write_text(json.dumps(self.found, indent=1) + "\n")
-        self.path.write_text(self.markdown())
+
+    def write(self) -> None:
+        """Write both files.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        write_whole(self.data, json.dumps(self.found, indent=1) + "\n")
+        write_whole(self.path, self.markdown())
 
     def markdown(self) -> str:
         """The report."""

@@ -134,9 +134,8 @@ class _GatheredAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, index, scale):
         q, k, v = (x.contiguous() for x in (q, k, v))
         out = torch.empty_like(q)
-        with torch.autocast(
-            q.device.type, enabled=False
-        ):  # in the dtype of q, like the backward pass
+        # in the dtype of q, like the backward pass
+        with torch.autocast(q.device.type, enabled=False):
             for rows, _, keys, values in _chunks(k, v, index):
                 out[rows] = F.scaled_dot_product_attention(q[rows], keys, values, scale=scale)
         ctx.save_for_backward(q, k, v, index, out)

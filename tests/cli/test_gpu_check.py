@@ -1,6 +1,7 @@
 """``models_mm gpu-check`` on a machine without a GPU."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -11,17 +12,49 @@ from models_mm.cli.gpu_check import Report, Step
 from models_mm.errors import UserError
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+CHECK = ("-m", "models_mm", "gpu-check")
+PASSES = ("-c", "print('fine')")
 
 
-def test_what_needs_a_gpu_is_named_and_is_no_failure(tmp_path, capsys):
+def test_what_needs_a_gpu_is_named_and_is_no_failure(tmp_path, capsys, monkeypatch):
+    of_gpus = [step for step in gpu_check.steps() if step.gpus]
+    monkeypatch.setattr(gpu_check, "steps", lambda: [Step("operators", "x", 0, PASSES), *of_gpus])
     out = tmp_path / "reports" / "gpu.md"
-    gpu_check.main(["--out", str(out), "--tier", "goldens", "training", "table"])
-    said = capsys.readouterr().out
-    assert "not run: needs 1 GPU(s), this machine has 0" in said
-    assert "not run: needs 2 GPU(s)" in said and "biformer_s:routing_kernel" in said
+    gpu_check.main(["--out", str(out)])
+    *_, one, two, last = capsys.readouterr().out.splitlines()
+    assert one.startswith("not run: needs 1 GPU(s), this machine has 0: ")
+    assert "golden values on a GPU, training, biformer_b" in one
+    assert two == "not run: needs 2 GPU(s), this machine has 0: two GPUs"
+    assert last == f"the report is {out}"
     assert "| goldens | golden values on a GPU | not run |" in out.read_text()
     found = json.loads(out.with_suffix(".json").read_text())
-    assert {step["tier"] for step in found["steps"].values()} == {"goldens", "training", "table"}
+    assert {step["tier"] for step in found["steps"].values()} == set(gpu_check.TIERS)
+
+
+def test_tiers_of_which_nothing_can_be_run_are_refused(tmp_path, run_tool):
+    out = tmp_path / "gpu.md"
+    done = run_tool(sys.executable, *CHECK, "--out", out, "--tier", "table", "goldens")
+    assert done.returncode == 1 and not out.exists()
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: --tier table goldens: needs a GPU, and PyTorch")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--tier", "operator"], "invalid choice: 'operator'"),
+        (["--minutes", "0"], "--minutes: "),
+        (["--minutes", "x"], "--minutes: "),
+        (["--out", "."], "is a folder: give a file"),
+        (["--out", "x.txt"], "the report is a file .md"),
+        (["--table", "recnext_m3"], "unrecognized arguments|--table"),
+        (["--out"], "expected one argument"),
+    ],
+)
+def test_wrong_options(run_tool, tmp_path, given, message):
+    done = run_tool(sys.executable, *CHECK, "--out", tmp_path / "x.md", *given)
+    assert done.returncode and re.search(message, done.stderr.splitlines()[-1]), done.stderr
+    assert "Traceback" not in done.stderr and not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -54,6 +87,7 @@ def test_the_table(tmp_path):
     rows = [{"target": "biformer_s", "mode": "train", "batch": 2, "dtype": "float32", "ms": 12.34}]
     rows.append({**rows[0], "ms": None, "failed": "out of memory"})
     report.add(Step("table", "biformer_s", 1, ()), "passed", json.dumps(rows))
+    report.write()
     text = report.path.read_text()
     assert "| biformer_s | train | 2 | float32 | 12.3 |" in text and "out of memory |" in text
 
@@ -70,15 +104,19 @@ def test_rows_are_measured():
     assert all(row["ms"] > 0 and row["images/s"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"machine": 1}', '{"machine": 1, "steps": 2}'])
+STEP = '{"machine": 1, "steps": {"dfvt_t": {"tier": "table", "state": "passed", "said": %s}}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("{", "[]", '{"machine": 1}', '{"machine": 1, "steps": 2}', "[" * 100_000),
+        *(STEP % said for said in ("1", '"no"', '"[1]"', "null")),
+    ],
+)
 def test_what_is_no_report_is_refused(tmp_path, text):
     (tmp_path / "gpu.json").write_text(
         text.replace("1", json.dumps(gpu_check.machine_facts()[1]), 1)
     )
     with pytest.raises(UserError, match="gpu.json is no report of gpu-check"):
         Report(tmp_path / "gpu.md")
-
-
-def test_the_report_is_markdown(tmp_path, run_tool):
-    done = run_tool(sys.executable, "-m", "models_mm", "gpu-check", "--out", tmp_path / "x.txt")
-    assert done.returncode == 1 and "the report is a file .md" in done.stderr.splitlines()[-1]
