@@ -47,10 +47,11 @@ def select_device(local_rank: int, processes: int, backend: str) -> str:
 def one_gpu_per_task(tasks: int) -> bool:
     """Whether Slurm gives each task of this machine a GPU of its own, and hides the others.
 
-    It does so with ``--gpus-per-task=1``, and with ``--gpu-bind``.
+    It does so with ``--gpus-per-task=1``, and with ``--gpu-bind``. The processes that torchrun
+    starts in a task share what the task has.
     """
     environ = os.environ
-    if "SLURM_PROCID" not in environ:
+    if "SLURM_PROCID" not in environ or "TORCHELASTIC_RUN_ID" in environ:
         return False
     on_node = environ.get("SLURM_GPUS_ON_NODE", "")
     return environ.get("SLURM_GPUS_PER_TASK", "").endswith("1") or (

@@ -217,6 +217,14 @@ def test_tasks_of_slurm_that_would_share_a_gpu_are_refused(start):
         start("slurm", slurm_rank(0, SLURM_GPUS_ON_NODE="1"), gpus=1)
 
 
+def test_processes_of_torchrun_in_a_task_of_slurm_do_not_share_its_gpu(start):
+    task = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_GPUS_PER_TASK": "1"}
+    process = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    master = {"MASTER_ADDR": "n1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "x"}
+    with pytest.raises(UserError, match="2 processes were asked for on this machine, which has 1"):
+        start("pytorch", {**task, **process, **master}, gpus=1)
+
+
 def test_apply_twice():
     launch.apply()
     launch.apply()
