@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     from models_mm.mmdet2 import training
 
     args.config = path_of(args.config)
-    if args.backbone:
+    if args.backbone is not None:
         change = {"model.backbone.type": known_variant(args.backbone)}
         args.cfg_options = change | (args.cfg_options or {})
     training.run(args)

@@ -16,6 +16,7 @@ from models_mm.data.annotations import load
 from models_mm.data.inputs import batches, find_inputs, frame_count, frames, read_images
 from models_mm.errors import UserError, did_you_mean
 from models_mm.messages import say
+from models_mm.mmdet2 import run_results
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.work_dirs import find_trained
 from models_mm.outputs import Outputs
@@ -40,6 +41,7 @@ def predict(args: argparse.Namespace) -> None:
     wanted = labels_of(args.classes, detector.classes)
     ids = ids_of(args.annotations, detector.classes, files, videos) if args.annotations else None
     inputs = [*files, *videos, config, checkpoint, *filter(None, [args.annotations])]
+    inputs.append(Path(checkpoint).parent / run_results.FILE)
     places = Outputs(args.out, inputs)
     say(f"{config}, {checkpoint}, on {next(detector.model.parameters()).device}")
 
