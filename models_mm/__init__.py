@@ -19,6 +19,7 @@ API = {
     "load_pretrained": "models_mm.checkpoints",
     "get_config": "models_mm.mmdet2.configs",
     "Detector": "models_mm.mmdet2.inference",
+    "train": "models_mm.cli.own_data",
 }
 __all__ = ["__version__", *API]
 

@@ -18,11 +18,9 @@ from models_mm.backbones import REGISTRY, VARIANTS
 from models_mm.checkpoints import load_pretrained, read_checkpoint
 from models_mm.checkpoints.fetch import fetch
 from models_mm.checkpoints.published import source_of, url_of
-from models_mm.config_files import ROOT, config_files
+from models_mm.config_files import ROOT, config_files, spellings
 from models_mm.errors import UserError
 
-# Sizes are one letter in the names of some families and a word in others; both are understood.
-SIZES = {"tiny": "t", "xsmall": "xs", "small": "s", "base": "b"}
 # A host framework may add backbones of its own, and load a file into the detector of a config.
 host_backbones: Mapping[str, type] = {}
 load_into_detector: Callable[[str, str], object] | None = None
@@ -54,10 +52,8 @@ def create_backbone(
         CheckpointError: the checkpoint cannot be had or read, or is another model's.
     """
     kinds = {**host_backbones, **REGISTRY}
-    stem, _, size = name.rpartition("_")
-    swapped = SIZES | {short: long for long, short in SIZES.items()}
-    other = f"{stem}_{swapped.get(size)}"
-    kind = other if other in kinds else known(name, kinds)
+    kind = next((other for other in spellings(name)[1:] if other in kinds), None)
+    kind = kind or known(name, kinds)
     backbone = kinds[kind](**settings)
     if pretrained is True:
         pretrained = fetch_published(pretrained_file(kind))

@@ -87,6 +87,8 @@ def silence() -> None:
     """Spare users what they cannot act on."""
     # mmcv announces its own version 2 at every import of 1.7
     warnings.filterwarnings("ignore", message="On January 1, 2023, MMCV will release v2.0.0")
+    # mmcv's EMAHook, once per process
+    warnings.filterwarnings("ignore", message="This overload of add_ is deprecated")
     # mmcv imports torch's extension builder, which tells every process without a GPU which toolkit
     # it would have used
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)

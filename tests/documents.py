@@ -11,6 +11,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"
 # the same commands on less data, and for a shorter time
 SMALLER = {
+    r"recnext_m3 --data photos": "recnext_tiny --data data/demo --epochs 1 --size 96",
+    r"(recnext_tiny --data data/few .*) --size 320": r"\1 --size 96 --epochs 1",
+    r"make_demo_coco.py data/few": "make_demo_coco.py data/few --size 128x96",
+    r"predict.py new_photos": "predict.py data/demo/val2017",
     r"--train 1000 --val 100": "--train 8 --val 5 --size 128x96",
     r"--train 300 --val 60": "--train 12 --val 6 --size 128x96",
     r"max_epochs=6": "max_epochs=1",

@@ -59,9 +59,9 @@ def shrink(value):
             shrink(item)
 
 
-def small(path: str, data: Path) -> Config:
+def small(path: str, data: Path, overrides: dict | None = None) -> Config:
     """A config as it stands, but reading ``data`` at a small scale."""
-    cfg = load_config(path)
+    cfg = load_config(path, overrides)
     shrink(cfg.data)
     for split, year in (("train", "train2017"), ("val", "val2017"), ("test", "val2017")):
         dataset = cfg.data[split]

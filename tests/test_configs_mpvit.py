@@ -164,7 +164,7 @@ def test_training_by_iterations_goes_on_where_it_stopped(run_tool, coco_data, tm
     def train(iterations, folder):
         done = run_tool(
             *(ROOT / "tools/train.py", path_of("retinanet", "tiny"), "--work-dir", folder),
-            *("--auto-resume", "--seed", 0, "--allow-config-changes"),
+            *("--auto-resume", "--seed", 0, "--allow-config-changes", "--verbose"),
             *(option for option in data_options(coco_data) if "max_epochs" not in option),
             *("model.backbone.init_cfg=None", f"runner.max_iters={iterations}"),
             *("checkpoint_config.interval=2", "evaluation.interval=2", "log_config.interval=1"),

@@ -19,7 +19,8 @@ from .mmdet2.compat.conftest import free_port
 
 # pages whose commands need files of the reader: weights, COCO, a config
 PAGES = ("README.md", "docs/core.md", "docs/checkpoints.md")
-DOCS = ("getting_started", "train", "test", "own_data", "own_backbone", "speed", "faults")
+DOCS = ("getting_started", "train", "test", "inference", "own_data", "small_data")
+DOCS += ("own_backbone", "speed", "faults")
 CHECKOUT = ("tools", "configs", "models_mm")
 FILES = ("dist_train.sh", "dist_test.sh", "Makefile", "requirements.txt")
 FILES += ("pyproject.toml", "setup.py", "model-index.yml")

@@ -68,6 +68,7 @@ def test_metadata_of_the_wheel(installed):
     assert "License-Expression: Apache-2.0" in described and (folder / "licenses/LICENSE").is_file()
     assert "models_mm = models_mm.cli.main:main" in (folder / "entry_points.txt").read_text()
     assert (installed / "models_mm/py.typed").is_file()
+    assert (installed / "models_mm/visualization/report.html").is_file()
 
 
 NO_INDEX = {
@@ -127,7 +128,7 @@ def test_one_file_pins_what_all_others_use():
     assert "-r requirements.txt" in (ROOT / "Makefile").read_text()
     project = (ROOT / "pyproject.toml").read_text()
     lists = re.findall(r"^(?:dependencies|mmdet) = \[(.*?)^\]", project, re.M | re.S)
-    names = re.findall(r'^\s+"([A-Za-z-]+)', "".join(lists), re.M)
+    names = re.findall(r'^\s+"([A-Za-z0-9-]+)', "".join(lists), re.M)
     assert len(lists) == 2 and len(names) > 15
     assert {name.lower() for name in names} <= {name.lower() for name in pins}
 

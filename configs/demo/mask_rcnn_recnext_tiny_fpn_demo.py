@@ -99,4 +99,5 @@ lr_config = dict(
     warmup_ratio=0.01,
 )
 runner = dict(max_epochs=6)
+auto_scale_lr = dict(base_batch_size=4)  # 2 processes x 2 images
 log_config = dict(interval=20)

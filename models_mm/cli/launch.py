@@ -36,7 +36,10 @@ from models_mm.distributed.signals import EXIT_CODE, MARKER
 
 CROWD = 16  # processes per core; a larger number is taken for a mistake
 # What the commands of several processes get, as from dist_train.sh and dist_test.sh.
-OPTIONS = {"train": ["--seed", "0", "--launcher", "pytorch"], "test": ["--launcher", "pytorch"]}
+OPTIONS = {
+    "train": ["--default-seed", "0", "--launcher", "pytorch"],
+    "test": ["--launcher", "pytorch"],
+}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -42,6 +42,7 @@ COMMANDS = {
     "analyze": Command("analyze", "analyze_results", "draw error analysis and confusion matrix"),
     "show": Command("show", "show_results", "draw predictions beside the truth"),
     "plot": Command("plot", "plot_logs", "plot losses, learning rate and AP of runs"),
+    "report": Command("report", "", "write a page about a training: curves, AP, worst images"),
     "zoo": Command("zoo", "zoo", "list, show and download the published models"),
     "convert": Command("convert", "convert_checkpoint", "inspect, convert, publish a checkpoint"),
     "benchmark": Command("benchmark", "benchmark", "measure time, memory, FLOPs, parameters"),

@@ -1,7 +1,8 @@
 """Images, folders and videos as the input of a prediction."""
 
+import sys
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import cv2
@@ -17,11 +18,14 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 def find_inputs(inputs: list[str]) -> tuple[list[Path], list[Path]]:
     """Find the images and the videos in a list of files and folders.
 
+    Args:
+        inputs: files and folders; ``-`` stands for those that standard input lists, one per line.
+
     Raises:
-        UserError: an input does not exist, or a folder has no images.
+        UserError: an input does not exist, a folder has no images, or standard input lists nothing.
     """
     files: list[Path] = []
-    for name in inputs:
+    for name in listed(inputs):
         path = Path(name)
         if path.is_dir():
             found = [f for f in sorted(path.iterdir()) if f.suffix.lower() in IMAGES]
@@ -34,6 +38,27 @@ def find_inputs(inputs: list[str]) -> tuple[list[Path], list[Path]]:
             raise UserError(f"no such image, folder or video: {path}")
     videos = [file for file in files if file.suffix.lower() in VIDEOS]
     return [file for file in files if file not in videos], videos
+
+
+def listed(inputs: list[str]) -> Iterator[str]:
+    """The inputs, with the lines of standard input in the place of ``-``.
+
+    Raises:
+        UserError: standard input is a terminal, is not text, or lists nothing.
+    """
+    for name in inputs:
+        if name != "-":
+            yield name
+            continue
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UserError("`-` reads the paths from standard input: `ls *.jpg | ... -`")
+        try:
+            lines = [line for line in sys.stdin.read().splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input is not a list of paths: {error}") from error
+        if not lines:
+            raise UserError("standard input lists no image, folder or video")
+        yield from lines
 
 
 def read_images(
@@ -71,7 +96,7 @@ def frame_count(video: Path) -> int:
     """
     reader = cv2.VideoCapture(str(video))
     try:
-        if not reader.isOpened():
+        if not reader.isOpened() or not reader.grab():
             raise UserError(f"{video} is no video that OpenCV can read")
         return max(int(reader.get(cv2.CAP_PROP_FRAME_COUNT)), 1)
     finally:
@@ -81,11 +106,11 @@ def frame_count(video: Path) -> int:
 def frames(video: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The frames of a video: the name ``video.mp4#0`` and BGR pixels (H, W, 3)."""
     reader = cv2.VideoCapture(str(video))
-    number = 0
-    while True:
-        there, frame = reader.read()
-        if not there:
-            break
-        yield f"{video.name}#{number}", frame
-        number += 1
-    reader.release()
+    try:
+        for number in count():
+            there, frame = reader.read()
+            if not there:
+                break
+            yield f"{video.name}#{number}", frame
+    finally:
+        reader.release()

@@ -1,4 +1,6 @@
-"""Masks as COCO's run lengths: ``{"size": [height, width], "counts": text}``."""
+"""Masks as COCO's run lengths: ``{"size": [height, width], "counts": text}``; masks by region."""
+
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -23,6 +25,113 @@ def run_lengths(mask: np.ndarray) -> dict:
     columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T
     encoded = coco_mask.encode(columns)
     return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+class PlacedMasks(Sequence):
+    """The masks of a large image, of which only the rectangle around each mask is kept.
+
+    An index gives a whole mask (H, W) of bool; ``numpy.asarray`` gives all of them, (n, H, W).
+
+    Args:
+        patches: (h, w) of bool: the pixels of each rectangle.
+        corners: (n, 2): left and top of each rectangle in the image.
+        size: height and width of the image.
+    """
+
+    def __init__(self, patches: list[np.ndarray], corners: np.ndarray, size: tuple[int, int]):
+        self.patches, self.size = patches, size
+        self.corners = np.asarray(corners, np.int64).reshape(-1, 2)
+
+    @classmethod
+    def cropped(cls, masks) -> "PlacedMasks":
+        """Masks (n, H, W) of bool, cropped; the memory of the whole masks can be freed."""
+        if isinstance(masks, cls):
+            return masks
+        corners, patches = [], []
+        for mask in masks:
+            x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+            corners.append((x, y))
+            patches.append(mask[y : y + height, x : x + width].copy())
+        return cls(patches, np.array(corners), masks.shape[1:])
+
+    @classmethod
+    def joined(cls, parts: "list[PlacedMasks]") -> "PlacedMasks":
+        """The masks of several lists, all of one image."""
+        patches = [patch for part in parts for patch in part.patches]
+        return cls(patches, np.concatenate([part.corners for part in parts]), parts[0].size)
+
+    def placed(self, corner: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> "PlacedMasks":
+        """The masks of a part of an image, or of a smaller copy, in the image.
+
+        Args:
+            corner: (2,): left and top of the part.
+            scale: (2,): how many times wider and higher the image is than the copy.
+            size: height and width of the image.
+        """
+        sizes = np.array([patch.shape[::-1] for patch in self.patches]).reshape(-1, 2)
+        low = np.round(self.corners * scale + corner).astype(int)
+        high = np.round((self.corners + sizes) * scale + corner).astype(int)
+        patches = self.patches
+        if (scale != 1).any():
+            patches = [enlarged(*pair) for pair in zip(patches, high - low, strict=True)]
+        return PlacedMasks(patches, low, size)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of all masks as one array."""
+        return (len(self.patches), *self.size)
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def __getitem__(self, index):
+        """A whole mask, or the masks of an array of positions."""
+        if isinstance(index, (int, np.integer)):
+            whole = np.zeros(self.size, bool)
+            region, patch = self.region(index)
+            whole[region] = patch
+            return whole
+        chosen = np.arange(len(self))[index]
+        return PlacedMasks([self.patches[i] for i in chosen], self.corners[chosen], self.size)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        whole = np.stack([self[i] for i in range(len(self))]) if len(self) else np.zeros(self.shape)
+        return whole.astype(bool if dtype is None else dtype)
+
+    def region(self, index: int) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Where in the image the rectangle of a mask is, and its pixels."""
+        (x, y), patch = self.corners[index].tolist(), self.patches[index]
+        return np.s_[y : y + patch.shape[0], x : x + patch.shape[1]], patch
+
+    def run_lengths(self, index: int) -> dict:
+        """COCO's run lengths of a mask; those of the whole mask, without making it."""
+        (rows, columns), patch = self.region(index)
+        padded = np.pad(patch.T, ((0, 0), (1, 1))).view(np.int8)  # a row per column of the image
+        column, row = np.nonzero(np.diff(padded))  # where a run begins or is over, in turn
+        places = (column + columns.start) * self.size[0] + row + rows.start
+        # a run that goes on at the top of the next column is one
+        joined = np.flatnonzero(places[1:-1:2] == places[2::2]) * 2 + 1
+        places = np.delete(places, np.concatenate([joined, joined + 1]))
+        counts = np.diff(places, prepend=0, append=self.size[0] * self.size[1])
+        counts = counts if counts[-1] else counts[:-1]
+        plain = {"counts": counts.tolist(), "size": list(self.size)}
+        encoded = coco_mask.frPyObjects(plain, *self.size)
+        return {"size": list(self.size), "counts": encoded["counts"].decode()}
+
+
+def enlarged(patch: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """A mask (h, w) of bool in another size: width and height, with smooth borders."""
+    if not patch.size:
+        return np.zeros(size[::-1], bool)
+    return cv2.resize(patch.astype(np.float32), size.tolist()) > 0.5
+
+
+def regions(masks) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+    """Region and pixels of each mask of an array (n, H, W) or of :class:`PlacedMasks`."""
+    if isinstance(masks, PlacedMasks):
+        yield from map(masks.region, range(len(masks)))
+    else:
+        yield from ((np.s_[:, :], mask) for mask in masks)
 
 
 def encode_masks(masks):

@@ -1,13 +1,14 @@
 """The errors of a detector: mmdet's own COCO error analysis and confusion matrix."""
 
 import importlib.util
+import io
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from multiprocessing import Pool
 from pathlib import Path
 from types import ModuleType
@@ -117,6 +118,29 @@ def analysed_truth(dataset) -> dict:
     return dict(images=dataset.data_infos, categories=categories, annotations=annotations)
 
 
+def confusion_counts(dataset, results: list, score_thr: float) -> np.ndarray:
+    """For each true class (rows) the number of detections of each class (columns).
+
+    Args:
+        dataset: mmdet's data set in test mode.
+        results: one result per image.
+        score_thr: the lowest score of a detection that counts.
+
+    Returns:
+        (classes + 1, classes + 1): the last row counts detections where nothing is, the last column
+        objects that were missed.
+
+    Raises:
+        UserError: annotations that cannot be evaluated.
+    """
+    if isinstance(dataset, CocoDataset):
+        dataset.check_truth(["bbox"])
+    tool = mmdet_tool("confusion_matrix")
+    boxes = [result[0] if isinstance(result, tuple) else result for result in results]
+    with redirect_stdout(io.StringIO()):  # its progress bar
+        return tool.calculate_confusion_matrix(dataset, boxes, score_thr)
+
+
 def confusion_matrix(dataset, results: list, out: Path, score_thr: float) -> Path:
     """Draw for each true class the percentage of detections of each class.
 
@@ -132,12 +156,7 @@ def confusion_matrix(dataset, results: list, out: Path, score_thr: float) -> Pat
     Raises:
         UserError: annotations that cannot be evaluated.
     """
-    if isinstance(dataset, CocoDataset):
-        dataset.check_truth(["bbox"])
-    tool = mmdet_tool("confusion_matrix")
-    boxes = [result[0] if isinstance(result, tuple) else result for result in results]
-    matrix = tool.calculate_confusion_matrix(dataset, boxes, score_thr)
-    print()  # ends the line of the progress bar
+    matrix = confusion_counts(dataset, results, score_thr)
     # the row of a class that never occurs is 0
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     picture = Outputs(out, files_of(dataset)).path("confusion_matrix.png")

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import time
+from collections.abc import Callable
 
 import torch
 from mmdet.core import BitmapMasks
@@ -29,6 +30,16 @@ def attention_flops(q, k, v, *_, **__) -> int:
 FUSED_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
 }
+
+
+def multiply_adds(forward: Callable, image: torch.Tensor) -> float:
+    """Multiply-adds of a call with one image (1, 3, H, W), in billions."""
+    with (
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter,
+    ):
+        forward(image)
+    return counter.get_total_flops() / 2e9
 
 
 class Candidate:
@@ -143,13 +154,9 @@ class Candidate:
     def flops(self) -> float:
         """Multiply-adds of one image, in billions; a detector with 1000 proposals."""
         self.model.eval()  # attentions with batch norms do not train on one image
-        forward = self.model.forward_dummy if self.is_detector else self.model
-        with (
-            torch.no_grad(),
-            FlopCounterMode(display=False, custom_mapping=FUSED_ATTENTION) as counter,
-        ):
-            forward(self.image[:1])
-        return counter.get_total_flops() / 2e9
+        return multiply_adds(
+            self.model.forward_dummy if self.is_detector else self.model, self.image[:1]
+        )
 
     def parameters(self) -> float:
         """Parameters in millions."""

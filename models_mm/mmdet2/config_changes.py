@@ -9,7 +9,7 @@ from models_mm.errors import UserError
 COMPARED = (
     *("model", "train_cfg", "test_cfg", "ema", "amp", "fp16", "custom_hooks"),
     *("data", "optimizer", "optimizer_config", "auto_scale_lr"),
-    *("lr_config", "momentum_config", "runner", "workflow"),
+    *("lr_config", "momentum_config", "runner", "workflow", "early_stopping"),
 )
 # ... and settings within them that do not: execution, initialisation, and unused ones
 IGNORED = {

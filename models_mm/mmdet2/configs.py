@@ -10,8 +10,10 @@ from mmdet.utils import compat_cfg, replace_cfg_vals, update_data_root
 
 from models_mm.catalogue import known
 from models_mm.checkpoints.files import is_url, missing_file_message
-from models_mm.config_files import ROOT, config_files, find_config
+from models_mm.config_files import ROOT, config_files, find_config, variants
 from models_mm.errors import UserError
+from models_mm.messages import say_once
+from models_mm.mmdet2.backbone_change import change_backbone, published_configs
 from models_mm.mmdet2.other_projects import known_bases, settle_pretrained, translate
 from models_mm.mmdet2.overrides import apply
 
@@ -24,7 +26,8 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
 
     Args:
         path: relative to the current directory or, failing that, to the project.
-        overrides: dotted keys and their values.
+        overrides: dotted keys and their values. ``model.backbone.type`` with the name of a
+            published backbone puts that one into the config, with all that belongs to it.
 
     Raises:
         UserError: no such file, a file that does not parse, or what :func:`apply` refuses.
@@ -45,11 +48,23 @@ def load_config(path: str, overrides: dict | None = None) -> Config:
         raise UserError(
             f"config {file} describes no detector: it needs `model` and `data`, both dicts"
         )
+    overrides = dict(overrides or {})
+    backbone = overrides.get("model.backbone.type")
+    if isinstance(backbone, str) and backbone in variants() and backbone != backbone_type(cfg):
+        del overrides["model.backbone.type"]
+        published = published_configs(backbone, cfg.model)
+        change_backbone(cfg, backbone, *(load_config(str(find_config(n))) for n in published))
     if overrides:
         apply(cfg, overrides)
     translate(cfg)
     settle_pretrained(cfg.model)
     return cfg
+
+
+def backbone_type(cfg: Config) -> object:
+    """The type of the backbone, if there is one."""
+    backbone = cfg.model.get("backbone")
+    return backbone.get("type") if isinstance(backbone, dict) else None
 
 
 def _read(file: Path) -> Config:
@@ -85,6 +100,16 @@ def compatible(cfg: Config) -> Config:
         if workers is not None:
             cfg.data[key].workers_per_gpu = workers
     return cfg
+
+
+def skip_overwritten(cfg: Config) -> None:
+    """Do without the backbone's pretrained file if it is missing and a checkpoint overwrites it."""
+    source = cfg.get("load_from") or cfg.get("resume_from")
+    init = (cfg.model.get("backbone") or {}).get("init_cfg") or {}
+    file = init.get("checkpoint") if init.get("type") == "Pretrained" else None
+    if source and file and not is_url(file) and not Path(file).expanduser().is_file():
+        say_once(f"config: {file} does not exist and is not needed: {source} has the backbone")
+        cfg.model.backbone.init_cfg = None
 
 
 def check_files(cfg: Config, splits: tuple[str, ...]) -> None:

@@ -46,6 +46,7 @@ def check_conflicts(tree: dict, splits: Iterable[str], training: bool) -> None:
     check_optimizer_hook(tree)
     check_averages(tree)
     check_evaluation_hook(tree.get("evaluation", {}))
+    check_early_stopping(tree)
     scaling = tree.get("auto_scale_lr") or {}
     if scaling.get("enable") and "base_batch_size" not in scaling:
         raise UserError("auto_scale_lr.enable needs auto_scale_lr.base_batch_size: images per step")
@@ -178,4 +179,25 @@ def check_evaluation_hook(settings: dict) -> None:
     if client is not None and client != dict(backend="disk"):
         raise UserError(
             "evaluation.file_client_args: checkpoints are written to disks: leave it out"
+        )
+
+
+def check_early_stopping(tree: dict) -> None:
+    """Refuse an early end that cannot come: of a run with too few evaluations.
+
+    After the first evaluation, which is the best one so far, ``patience`` more are needed, and
+    something of the run has to be left then.
+    """
+    settings, runner = tree.get("early_stopping"), tree.get("runner") or {}
+    length = runner.get("max_epochs") or runner.get("max_iters") or tree.get("total_epochs")
+    if settings is None or length is None:
+        return
+    evaluation = tree.get("evaluation", {})
+    interval, start = evaluation.get("interval", 1), evaluation.get("start")
+    number = length // interval if start is None else max(length - start, -1) // interval + 1
+    patience = settings.get("patience", 3)
+    if number <= patience + 1:
+        raise UserError(
+            f"early_stopping.patience={patience} can have no effect: the run has {number} "
+            "evaluations; give a smaller one or a longer run"
         )

@@ -10,7 +10,6 @@ mmdet writes all results to JSON files, reads them again and evaluates them with
 import contextlib
 import io
 import itertools
-import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,7 +138,7 @@ class CocoDataset(MMDetCocoDataset):
             found = self.coco_metrics(results, name, proposal_nums, iou_thrs, engine)
             if found is None:
                 message = "The testing results of the whole dataset is empty."
-                print_log(message, logger, logging.ERROR)
+                print_log(message, logger)
                 break
             print_log("\n" + found.table, logger)
             if classwise and name != "proposal":

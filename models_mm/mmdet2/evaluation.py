@@ -4,22 +4,25 @@ import inspect
 import os
 from collections.abc import Callable
 
-import mmcv
 import torch
 from mmcv.runner import BaseRunner, TensorboardLoggerHook, get_dist_info
 from mmdet.core import EvalHook
 from mmdet.datasets import CustomDataset, VOCDataset
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from models_mm.checkpoints.runs import BEST
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError, did_you_mean
 from models_mm.evaluation.coco import ENGINES, check_engine
 from models_mm.evaluation.masks import encode_result
+from models_mm.messages import say
 from models_mm.mmdet2.datasets import METRICS, PRECISIONS, RECALLS, STATISTICS, CocoDataset
+from models_mm.mmdet2.early_stopping import EarlyStopping
 from models_mm.mmdet2.gathering import gather_results
 from models_mm.mmdet2.pictures import comparison, evenly
+from models_mm.mmdet2.run_results import remember, write_results
 from models_mm.mmdet2.snapshots import averaged_weights
 from models_mm.randomness import untouched
 from models_mm.values import FLAG, NONE, TEXT, Kind, either, is_number, many, whole
@@ -90,8 +93,16 @@ def check_evaluation(dataset, model: nn.Module, options: dict, where: dict[str, 
         dataset.check_truth([metrics] if isinstance(metrics, str) else metrics)
 
 
-def check_best(dataset, best: str | None, options: dict) -> None:
-    """Refuse a ``save_best`` that COCO's evaluation with these options will not return.
+def check_best(
+    dataset, best: str | None, options: dict, where: str = "evaluation.save_best"
+) -> None:
+    """Refuse the name of a value that COCO's evaluation with these options will not return.
+
+    Args:
+        dataset: what is evaluated.
+        best: the name.
+        options: of ``dataset.evaluate``.
+        where: the setting that has the name.
 
     Raises:
         UserError: names what it will return.
@@ -110,8 +121,7 @@ def check_best(dataset, best: str | None, options: dict) -> None:
             names += [f"{name}_{item}" for item in items or PRECISIONS]
     if best not in names:
         raise UserError(
-            f"evaluation.save_best {best}: this evaluation gives {', '.join(names)}"
-            f"{did_you_mean(best, names)}"
+            f"{where} {best}: this evaluation gives {', '.join(names)}{did_you_mean(best, names)}"
         )
 
 
@@ -128,7 +138,11 @@ def predict(
     model.eval()
     rank, world = get_dist_info()
     results: list = []
-    bar = mmcv.ProgressBar(len(data_loader.dataset)) if rank == 0 else None
+    # rank 0 has a progress bar, or a line where there is no terminal
+    images = len(data_loader.dataset)
+    bar = tqdm(total=images, unit=" images", leave=False, disable=True if rank else None)
+    if bar.disable:
+        say(f"predicting {images} images")
     for number, batch in enumerate(data_loader):
         with torch.no_grad():
             found = model(return_loss=False, rescale=True, **batch)
@@ -136,18 +150,22 @@ def predict(
             show(batch, found)
         results += [encode_result(result) for result in found]
         watchdog.report_progress(f"at image {number * len(found)} of its evaluation")
-        for _ in range(len(found) * world if bar else 0):
-            bar.update()
-    if bar:
-        print()  # ends the line of the progress bar
-    return gather_results(results, len(data_loader.dataset))
+        bar.update(min(len(found) * world, images - bar.n))
+    bar.close()
+    return gather_results(results, images)
 
 
 class EvaluationHook(EvalHook):
     """The evaluation during a training, in one or several processes.
 
     It does not change what the training draws at random, and the ranks wait for rank 0, which
-    computes the metrics, for as long as that takes.
+    computes the metrics, for as long as that takes. With ``save_best`` the values of the last and
+    of the best checkpoint are logged when the run ends, and written to ``results.json``.
+
+    Attributes:
+        early_stopping: decides after each evaluation whether the run ends, if the config asks for
+            it.
+        values: of the evaluation that was the last one, on rank 0.
 
     Args:
         args: of mmdet's hook, as ``settings``.
@@ -156,6 +174,8 @@ class EvaluationHook(EvalHook):
         tmpdir, gpu_collect: of mmdet's hook for several processes; results never go through files.
         settings: of mmdet's hook; all others are given to ``dataset.evaluate``.
     """
+
+    early_stopping: EarlyStopping | None = None
 
     def __init__(
         self,
@@ -169,6 +189,7 @@ class EvaluationHook(EvalHook):
         super().__init__(*args, **settings)
         self.pictures = pictures
         self.broadcast_bn_buffer = broadcast_bn_buffer
+        self.values: dict = {}
 
     def before_run(self, runner: BaseRunner) -> None:
         super().before_run(runner)
@@ -195,9 +216,29 @@ class EvaluationHook(EvalHook):
                     score = self.evaluate(runner, self.latest_results)
                     if self.save_best and score:
                         self._save_ckpt(runner, score)
+                    if self.save_best:
+                        remember(runner, self.values, self.best_ckpt_path)
                     self.show(runner)
             watchdog.barrier("the evaluation")
+        if self.early_stopping:
+            self.early_stopping.after_evaluation(runner, self.values)
         runner.model.train(training)
+
+    def evaluate(self, runner: BaseRunner, results: list) -> float | None:
+        """The value that ``save_best`` names; all values go to the log."""
+        dataset = self.dataloader.dataset
+        self.values = dict(dataset.evaluate(results, logger=runner.logger, **self.eval_kwargs))
+        runner.log_buffer.output.update(self.values)
+        runner.log_buffer.ready = True
+        if not self.save_best or not self.values:
+            return None
+        if self.key_indicator == "auto":
+            self._init_rule(self.rule, next(iter(self.values)))
+        return self.values[self.key_indicator]
+
+    def after_run(self, runner: BaseRunner) -> None:
+        if self.save_best and runner.rank == 0:
+            write_results(runner)
 
     def show(self, runner: BaseRunner) -> None:
         """Give TensorBoard pictures of COCO's data sets."""

@@ -4,7 +4,6 @@
 """
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, NoReturn
@@ -18,8 +17,6 @@ from models_mm.distributed import ranks
 from models_mm.errors import UserError
 from models_mm.mmdet2.losses import Losses
 
-# Iterations whose losses are not read; more than the log's interval, in most configs.
-UNREAD = 100
 MEMORY_ADVICE = (
     "less memory: --cfg-options model.backbone.with_cp=True (recompute activations); "
     "data.samples_per_gpu=1 with --auto-scale-lr; a smaller scale in the pipeline's Resize "
@@ -82,8 +79,8 @@ class Unread(NamedTuple):
 class LossCheck:
     """Looks at the loss of each iteration before the optimizer uses it.
 
-    On a GPU, to look means to wait. There, ``"stop"`` looks when the losses are logged, and before
-    a checkpoint: what is written was made of finite losses.
+    On a GPU, to look means to wait. There, ``"stop"`` looks at the losses of several iterations
+    together, and before a checkpoint: what is written was made of finite losses.
 
     Args:
         action: ``"stop"`` ends the run; ``"skip"`` leaves the step out, norms' statistics too.
@@ -100,7 +97,7 @@ class LossCheck:
         self.limit = limit
         self.skipped = 0
         self.buffers: dict[str, torch.Tensor] = {}
-        self.unread: deque[Unread] = deque()
+        self.unread: list[Unread] = []
 
     def before_forward(self, model: nn.Module) -> None:
         """Keep the buffers, which a forward pass that is not used must not change."""
@@ -133,23 +130,21 @@ class LossCheck:
             value.copy_(self.buffers[name])
         return False
 
-    def look_back(self, runner: BaseRunner, wait: bool = False) -> None:
-        """Look at the losses that have been logged since; every rank calls it.
+    def look_back(self, runner: BaseRunner, now: bool = False) -> None:
+        """Look at the losses that are still on the GPU, if it is time to; every rank calls it.
 
         Args:
             runner: the training.
-            wait: read all of them.
+            now: it is time in any case.
 
         Raises:
             UserError: as :meth:`passes`.
         """
-        while self.unread:
-            before = self.unread[0]
-            if not (wait or before.losses.is_logged or len(self.unread) > UNREAD):
-                break
-            self.unread.popleft()
-            if not is_finite(before.losses):
-                self.end(runner, before)
+        if now or (runner.iter + 1) % ranks.GPU_ITERATIONS == 0:
+            for before in self.unread:
+                if not is_finite(before.losses):
+                    self.end(runner, before)
+            self.unread.clear()
 
     def end(self, runner: BaseRunner, iteration: Unread) -> NoReturn:
         """End the run because of the losses of an iteration."""

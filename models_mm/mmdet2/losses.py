@@ -38,12 +38,6 @@ class Losses(Mapping):
         self.names = names
         self.reduced = reduced
         self.values_read: dict[str, float] | None = None
-        self.is_logged = False  # the same on all ranks; what else reads may do so on one of them
-
-    def logged(self, name: str) -> float:
-        """One of the values, for the log."""
-        self.is_logged = True
-        return self[name]
 
     def __getitem__(self, name: str) -> float:
         """One of the values.
@@ -83,7 +77,7 @@ class LossLog(LogBuffer):
 
     def update(self, values: Mapping, count: int = 1) -> None:
         if isinstance(values, Losses):
-            values = {name: Later(partial(values.logged, name)) for name in values}
+            values = {name: Later(partial(values.__getitem__, name)) for name in values}
         super().update(values, count)
 
     def average(self, n: int = 0) -> None:

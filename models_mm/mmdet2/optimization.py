@@ -10,6 +10,7 @@ from mmdet.core import build_optimizer
 from torch import nn
 
 from models_mm.errors import UserError
+from models_mm.logs import FILE_ONLY
 from models_mm.mmdet2.building import built
 from models_mm.mmdet2.losses import Later
 
@@ -59,7 +60,8 @@ def scale_lr(cfg: Config, logger) -> None:
     scaled = cfg.optimizer.lr * here / wanted["base_batch_size"]
     logger.info(
         f"learning rate {cfg.optimizer.lr:g} for {wanted['base_batch_size']} images a step has "
-        f"become {scaled:g} for {here}"
+        f"become {scaled:g} for {here}",
+        extra=FILE_ONLY,
     )
     cfg.optimizer.lr = scaled
 

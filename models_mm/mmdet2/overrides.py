@@ -13,7 +13,7 @@ from models_mm.values import shown
 TOP_LEVEL = {
     *("amp", "channels_last", "compile", "ema"),
     *("auto_resume", "auto_scale_lr", "checkpoint_config", "cudnn_benchmark", "custom_hooks"),
-    *("data", "dist_params", "evaluation", "faults", "fp16"),
+    *("data", "dist_params", "early_stopping", "evaluation", "faults", "fp16"),
     *("find_unused_parameters", "load_from", "log_config", "log_level", "lr_config"),
     *("model", "momentum_config", "mp_start_method", "opencv_num_threads", "optimizer"),
     *("optimizer_config", "resume_from", "runner", "test_cfg", "total_epochs"),

@@ -52,7 +52,9 @@ def evenly(dataset, number: int) -> np.ndarray:
     return np.unique(picks.round().astype(int))
 
 
-def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarray:
+def comparison(
+    dataset, result, index: int, score_thr: float = 0.3, longest: int | None = None
+) -> np.ndarray:
     """The truth of an image on the left and the prediction on the right, BGR (H, W, 3).
 
     Args:
@@ -60,6 +62,7 @@ def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarra
         result: of the image.
         index: of the image.
         score_thr: lowest score drawn.
+        longest: pixels of the longer side; a larger image is shrunk before it is drawn upon.
 
     Raises:
         UserError: the image cannot be read, or its size is not that of its annotations.
@@ -67,8 +70,38 @@ def comparison(dataset, result, index: int, score_thr: float = 0.3) -> np.ndarra
     path = Path(dataset.img_prefix or "") / dataset.data_infos[index]["filename"]
     image = read_image(path, mmcv.imfrombytes)
     check_size(str(path), image, dataset.data_infos[index])
-    truth = draw(image, *true_objects(dataset, index), dataset.CLASSES)
-    return compare(truth, draw(image, *confident_objects(result, score_thr), dataset.CLASSES))
+    pictures = []
+    for boxes, labels, masks in (
+        true_objects(dataset, index),
+        confident_objects(result, score_thr),
+    ):
+        small, boxes, masks = shrink(image, boxes, masks, longest or max(image.shape))
+        pictures.append(draw(small, boxes, labels, masks, dataset.CLASSES))
+    return compare(*pictures)
+
+
+def shrink(image: np.ndarray, boxes: np.ndarray, masks: np.ndarray | None, longest: int):
+    """Shrink an image with its objects before it is drawn upon, so that names keep their size.
+
+    Args:
+        image: (H, W, 3).
+        boxes: (n, 4) in pixels, or (n, 5) with scores.
+        masks: (n, H, W) of bool, or ``None``.
+        longest: pixels of the longer side; a smaller image is left as it is.
+
+    Returns:
+        The three in the new size.
+    """
+    scale = longest / max(image.shape[:2])
+    if scale >= 1:
+        return image, boxes, masks
+    size = [max(round(side * scale), 1) for side in image.shape[1::-1]]
+    boxes = np.concatenate([boxes[:, :4] * scale, boxes[:, 4:]], axis=1)
+    if masks is not None and len(masks):
+        masks = np.stack([cv2.resize(m.astype(np.uint8), size) for m in masks]).astype(bool)
+    elif masks is not None:
+        masks = np.zeros((0, *size[::-1]), bool)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), boxes, masks
 
 
 def true_objects(dataset, index: int):
@@ -126,12 +159,5 @@ def sample_picture(sample: dict, dataset) -> np.ndarray:
     boxes = sample["gt_bboxes"].data.numpy()
     labels = sample["gt_labels"].data.numpy()
     masks = sample["gt_masks"].data.to_ndarray().astype(bool) if "gt_masks" in sample else None
-    scale = TILE / max(image.shape[:2])
-    if scale < 1:  # shrunk before drawing, so that names keep their size
-        size = [round(side * scale) for side in image.shape[1::-1]]
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        boxes = boxes * scale
-        if masks is not None and len(masks):
-            small = [cv2.resize(m.astype(np.uint8), size) for m in masks]
-            masks = np.stack(small).astype(bool)
+    image, boxes, masks = shrink(image, boxes, masks, TILE)
     return draw(image, boxes, labels, masks, dataset.CLASSES)

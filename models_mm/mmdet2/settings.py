@@ -149,6 +149,11 @@ TABLE: dict[str, Kind] = {
     "evaluation.rule": either(NONE, choice("greater", "less")),
     "evaluation.gpu_collect": FLAG,
     "evaluation.broadcast_bn_buffer": FLAG,
+    "early_stopping": either(NONE, SETTINGS),
+    "early_stopping.patience": whole(1),
+    "early_stopping.monitor": TEXT,
+    "early_stopping.min_delta": number(0),
+    "early_stopping.mode": choice("max", "min"),
     "log_config": SETTINGS,
     "log_config.interval": whole(1),
     "log_config.hooks": DICTS,
@@ -177,7 +182,7 @@ TABLE: dict[str, Kind] = {
 }
 # Sections of which the table has all names.
 CLOSED = (
-    *("auto_scale_lr", "dist_params", "faults", "fp16", "log_config"),
+    *("auto_scale_lr", "dist_params", "early_stopping", "faults", "fp16", "log_config"),
     *("optimizer_config.grad_clip", "data.*_dataloader.class_aware_sampler"),
 )
 # Arguments of mmdet's build_dataloader and PyTorch's DataLoader that a config can express.
@@ -201,6 +206,7 @@ CUSTOM_KEYS = ("lr_mult", "decay_mult")
 OF_TRAINING = (
     *("runner", "optimizer", "optimizer_config", "lr_config", "momentum_config", "ema"),
     *("checkpoint_config", "log_config", "custom_hooks", "workflow", "auto_scale_lr"),
+    "early_stopping",
     *("total_epochs", "load_from", "resume_from", "seed"),
 )
 PATHS = {

@@ -13,6 +13,7 @@ from models_mm.checkpoints import write_checkpoint
 from models_mm.checkpoints.runs import point_latest, prune, sweep
 from models_mm.distributed import ranks, watchdog
 from models_mm.errors import UserError
+from models_mm.logs import FILE_ONLY
 from models_mm.mmdet2.faults import last_good
 
 
@@ -81,6 +82,16 @@ class CheckpointWriter:
         elif wanted or evaluation_is_due(runner, epoch_ended=True):
             self.write(runner, f"interim_{runner.iter}.pth", epoch_ended=True)
 
+    def at_early_end(self, runner: BaseRunner) -> None:
+        """Write the last checkpoint of a run of iterations that ends early, unless it is there.
+
+        After an epoch there is one: :meth:`after_epoch` writes it before the evaluation.
+        """
+        done = runner.iter + 1
+        last = Path(runner.meta.get("hook_msgs", {}).get("last_ckpt", ""))
+        if last.name not in (f"iter_{done}.pth", f"interim_{done}.pth"):
+            self.write(runner, f"iter_{done}.pth", epoch_ended=False)
+
     def _is_regular(self, done: int, last: int) -> bool:
         every = self.interval > 0 and done % self.interval == 0
         return every or (self.save_last and done == last)
@@ -88,7 +99,7 @@ class CheckpointWriter:
     def write(self, runner: BaseRunner, name: str, epoch_ended: bool) -> None:
         """Write a checkpoint, then point ``latest.pth`` at it, then delete old ones."""
         path = Path(runner.work_dir) / name
-        runner.loss_check.look_back(runner, wait=True)
+        runner.loss_check.look_back(runner, now=True)
         content = snapshot(runner, epoch_ended)
         messages = {**runner.meta.get("hook_msgs", {}), "last_ckpt": str(path)}
         written = runner.meta.get("written", 0) + 1
@@ -102,7 +113,7 @@ class CheckpointWriter:
         runner.meta |= {"hook_msgs": messages, "written": written}
         watchdog.barrier(f"checkpoint {name}")
         self.written = time.monotonic()
-        runner.logger.info(f"wrote {path}")
+        runner.logger.info(f"wrote {path}", extra=FILE_ONLY)
 
 
 def snapshot(runner: BaseRunner, epoch_ended: bool) -> dict:

@@ -98,17 +98,18 @@ def compare_classes(model: nn.Module, dataset, args: argparse.Namespace) -> None
     )
 
 
-def build_loader(cfg: Config) -> Loader:
-    """The loader of ``data.test``."""
-    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2, **cfg.data.get("test_dataloader", {})}
-    tests = cfg.data.test if isinstance(cfg.data.test, list) else [cfg.data.test]
+def build_loader(cfg: Config, split: str = "test", **more) -> Loader:
+    """The loader of ``data.test`` or ``data.val``, with more of its settings."""
+    settings = {"samples_per_gpu": 1, "workers_per_gpu": 2}
+    settings |= {**cfg.data.get(f"{split}_dataloader", {}), **more}
+    tests = cfg.data[split] if isinstance(cfg.data[split], list) else [cfg.data[split]]
     for test in tests:
         test.test_mode = True
         if settings["samples_per_gpu"] > 1:
             test.pipeline = replace_ImageToTensor(test.pipeline)
-    dataset = build_data(cfg.data.test, "test")
+    dataset = build_data(cfg.data[split], split)
     check_image_files(dataset)
-    return Loader("data.test", dataset, settings, watchdog.timeout_of(cfg))
+    return Loader(f"data.{split}", dataset, settings, watchdog.timeout_of(cfg))
 
 
 def load_model(cfg: Config, checkpoint: str, fuse: bool) -> nn.Module:

@@ -13,13 +13,17 @@ from torch.utils.data import Dataset
 from models_mm.data.sampling import SeededBatches, SeededSamples
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
+from models_mm.logs import FILE_ONLY
 from models_mm.mmdet2 import work_dirs
 from models_mm.mmdet2.building import build_data, built, own_gpu
 from models_mm.mmdet2.configs import compatible
+from models_mm.mmdet2.console import Console, describe, write
 from models_mm.mmdet2.data_files import check_image_files
+from models_mm.mmdet2.early_stopping import EarlyStopping
 from models_mm.mmdet2.evaluation import EvaluationHook, check_best, check_evaluation
 from models_mm.mmdet2.faults import BadImages, LossCheck
 from models_mm.mmdet2.loaders import Loader
+from models_mm.mmdet2.losses import reduce_at_once
 from models_mm.mmdet2.optimization import IMAGES, optimizer_of, scale_lr, step_settings
 from models_mm.mmdet2.snapshots import CheckpointWriter
 from models_mm.mmdet2.training_loop import EpochLoop, IterationLoop, TrainingLoop
@@ -35,8 +39,12 @@ def train_detector(
     distributed: bool,
     timestamp: str,
     meta: dict,
+    verbose: bool = True,
 ) -> None:
-    """Train a detector as its config says; ``cfg.resume_from`` is where it goes on."""
+    """Train a detector as its config says; ``cfg.resume_from`` is where it goes on.
+
+    The terminal shows the log, or without ``verbose`` what :mod:`models_mm.mmdet2.console` does.
+    """
     cfg = compatible(cfg)
     loop = assemble(model, loaders, validation, cfg, distributed, meta)
     loop.timestamp = timestamp  # the names of .log and .log.json
@@ -48,7 +56,16 @@ def train_detector(
         work_dirs.clear(loop)  # not before everything is known to fit
     workflow = [tuple(flow) for flow in cfg.workflow]
     log_start(loop, workflow)
-    loop.run(loaders, workflow)
+    if verbose or get_dist_info()[0] > 0:
+        loop.run(loaders, workflow)
+        return
+    write("\n".join(describe(loop, cfg, loaders, validation)))
+    console = Console((cfg.get("log_config") or {}).get("interval", 10), loop.by_epoch)
+    loop.register_hook(console, "VERY_LOW")  # after the other loggers
+    try:
+        loop.run(loaders, workflow)
+    finally:
+        console.close()
 
 
 def assemble(
@@ -72,6 +89,7 @@ def assemble(
     logger = get_root_logger(log_level=cfg.log_level)
     for loader in loaders:
         share_training(loader, cfg, distributed)
+    reduce_at_once(model)
     if distributed:
         model = build_ddp(
             model,
@@ -94,9 +112,10 @@ def assemble(
 def log_start(loop: TrainingLoop, workflow: list[tuple[str, int]]) -> None:
     """Log what mmcv's runners log before they begin."""
     length = f"{loop.max_epochs} epochs" if loop.by_epoch else f"{loop.max_iters} iters"
-    loop.logger.info("Start running, host: %s, work_dir: %s", get_host_info(), loop.work_dir)
+    start = "Start running, host: %s, work_dir: %s"
+    loop.logger.info(start, get_host_info(), loop.work_dir, extra=FILE_ONLY)
     loop.logger.info("Hooks will be executed in the following order:\n%s", loop.get_hook_info())
-    loop.logger.info("workflow: %s, max: %s", workflow, length)
+    loop.logger.info("workflow: %s, max: %s", workflow, length, extra=FILE_ONLY)
 
 
 def build_loop(cfg: Config, model: nn.Module, images: int, **settings) -> TrainingLoop:
@@ -210,4 +229,9 @@ def evaluation_hook(loader: Loader, cfg: Config, model: nn.Module) -> Evaluation
     names = {"metric": "evaluation.metric", "option": "evaluation."}
     check_evaluation(loader.dataset, model, hook.eval_kwargs, names)
     check_best(loader.dataset, hook.save_best, hook.eval_kwargs)
+    if cfg.get("early_stopping") is not None:
+        stopping = built("early_stopping", lambda: EarlyStopping(**cfg.early_stopping))
+        name = "early_stopping.monitor"
+        check_best(loader.dataset, stopping.monitor, hook.eval_kwargs, name)
+        hook.early_stopping = stopping
     return hook

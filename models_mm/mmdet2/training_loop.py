@@ -13,7 +13,8 @@ number between two names comes with the first of them.
         backward and step       accumulation, clipping; a hook of ``optimizer_config.type`` instead
         after_train_iter        hooks of ABOVE_NORMAL (EMA), NORMAL (a user's own), BELOW_NORMAL
         checkpoint              if one is due; a request to stop ends the run after it
-        after_train_iter        hooks of LOW (timer, then evaluation), VERY_LOW (logs), LOWEST
+        after_train_iter        hooks of LOW (timer, then evaluation), VERY_LOW (logs), LOWEST;
+                                an evaluation that ends the run early writes the last checkpoint
     at the end of an epoch
         after_train_epoch       hooks of HIGHEST to BELOW_NORMAL: EMA puts its averages in
         checkpoint              as above; before the evaluation, which may take long
@@ -34,7 +35,7 @@ from models_mm.errors import Preempted
 from models_mm.mmdet2 import resuming, snapshots
 from models_mm.mmdet2.faults import BadImages, LossCheck, explained_memory
 from models_mm.mmdet2.loaders import Loader
-from models_mm.mmdet2.losses import LossLog, reduce_at_once
+from models_mm.mmdet2.losses import LossLog
 from models_mm.mmdet2.optimization import StepSettings
 
 # from which of mmcv's priorities to which
@@ -67,7 +68,6 @@ class TrainingLoop(BaseRunner):
     ):
         super().__init__(**settings)
         self.log_buffer = LossLog()
-        reduce_at_once(self.bare_model())
         self.step = step
         self.checkpoints = checkpoints
         self.bad_images = bad_images

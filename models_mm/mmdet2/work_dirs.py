@@ -1,5 +1,8 @@
-"""The work dir of a training: create it, lock it, and move the checkpoints of other runs away."""
+"""The work dir of a training: create it, lock it, move the checkpoints of other runs away, and find
+what a training has left in it.
+"""
 
+import logging
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,3 +114,59 @@ def clear(runner: BaseRunner) -> None:
             f"checkpoints in {runner.work_dir} of another run, or later than what this training "
             f"goes on from, are in {aside} now; --resume-from goes on from one of them"
         )
+
+
+def find_trained(model: str | Path, config: str | None = None) -> tuple[Path, Path]:
+    """The config and the checkpoint of a training.
+
+    Args:
+        model: a work dir, whose best checkpoint counts, or else its last one; or a checkpoint or
+            config in it, which counts then.
+        config: counts instead of the one in the work dir.
+
+    Raises:
+        UserError: one of them is missing, or it is not clear which config is meant.
+    """
+    path = Path(model).expanduser()
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the work dir of a training, or a file in it")
+    folder = path if path.is_dir() else path.parent
+    is_config = path.is_file() and path.suffix == ".py"
+    checkpoint = find_checkpoint(folder) if path.is_dir() or is_config else path
+    if config is None and is_config:
+        config = path
+    return Path(config or find_config_of(folder, checkpoint)), checkpoint
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The best checkpoint in a work dir, or else the last one.
+
+    Raises:
+        UserError: there is none.
+    """
+    best = [path for path in folder.glob("best_*.pth") if runs.BEST.fullmatch(path.name)]
+    for path in sorted(best, key=lambda path: path.stat().st_mtime, reverse=True):
+        return path
+    newest = runs.find_newest(str(folder), logging.getLogger(__name__))
+    if newest is None:
+        raise UserError(f"{folder} has no checkpoint of a training (best_*.pth, epoch_*.pth)")
+    return Path(newest[0])
+
+
+def find_config_of(folder: Path, checkpoint: Path) -> Path:
+    """The config in the work dir of a checkpoint: ``config.py``, the one that the checkpoint names,
+    or the only one.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    configs = sorted(path for path in folder.glob("*.py") if path.is_file())
+    try:
+        named = str(runs.read_meta(checkpoint).get("exp_name"))
+    except Exception:  # damaged, which is said when it is loaded
+        named = ""
+    for path in configs:
+        if path.name in ("config.py", named) or len(configs) == 1:
+            return path
+    found = f"has several configs ({', '.join(p.name for p in configs)})" if configs else "has none"
+    raise UserError(f"which config belongs to {checkpoint}? {folder} {found}: give --config")

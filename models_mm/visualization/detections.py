@@ -1,11 +1,11 @@
-"""The objects that a detector found in an image, and their file in COCO's format."""
+"""The objects that a detector found in an image."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from models_mm.evaluation.masks import run_lengths
+from models_mm.evaluation.masks import PlacedMasks, regions, run_lengths
 from models_mm.evaluation.results import confident_objects
 from models_mm.visualization.pictures import draw, write_picture
 
@@ -19,7 +19,8 @@ class Detections:
         boxes: (n, 4): left, top, right, bottom in pixels.
         scores: (n,), from 0 to 1.
         labels: (n,), positions in ``classes``.
-        masks: (n, H, W) of bool; ``None`` if the detector has no masks.
+        masks: (n, H, W) of bool, an array, or :class:`models_mm.evaluation.masks.PlacedMasks` of
+            an image in tiles; ``None`` if the detector has no masks.
         classes: the names of all classes of the detector.
     """
 
@@ -27,7 +28,7 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: np.ndarray | None
+    masks: np.ndarray | PlacedMasks | None
     classes: tuple[str, ...]
 
     @classmethod
@@ -54,10 +55,30 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    def __getitem__(self, keep: np.ndarray) -> "Detections":
+        """Some of the objects: an array of positions, or of bool for each object."""
+        masks = self.masks if self.masks is None else self.masks[keep]
+        arrays = (self.boxes[keep], self.scores[keep], self.labels[keep])
+        return Detections(self.image, *arrays, masks, self.classes)
+
     @property
     def names(self) -> list[str]:
         """The class name of each object."""
         return [self.classes[label] for label in self.labels]
+
+    def mask_lengths(self) -> list[dict | None]:
+        """The mask of each object as COCO's run lengths; ``None`` without masks."""
+        if self.masks is None:
+            return [None] * len(self)
+        if isinstance(self.masks, PlacedMasks):
+            return [self.masks.run_lengths(i) for i in range(len(self))]
+        return [run_lengths(mask) for mask in self.masks]
+
+    def mask_areas(self) -> list[int | None]:
+        """The number of pixels of the mask of each object; ``None`` without masks."""
+        if self.masks is None:
+            return [None] * len(self)
+        return [int(np.count_nonzero(pixels)) for _, pixels in regions(self.masks)]
 
     def draw(self, file: str | Path | None = None) -> np.ndarray:
         """Draw the objects into the image; also write it if a file is given.
@@ -73,43 +94,3 @@ class Detections:
         if file is not None:
             write_picture(picture, file)
         return picture
-
-
-class CocoPredictions:
-    """Predictions as the content of a file in COCO's format.
-
-    Args:
-        classes: the names of the categories, which get the ids from 1 on.
-
-    Attributes:
-        content: the lists ``images``, ``categories`` and ``annotations``.
-    """
-
-    def __init__(self, classes: tuple[str, ...]):
-        categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
-        self.content: dict = {"images": [], "categories": categories, "annotations": []}
-
-    def add(self, name: str, found: Detections) -> None:
-        """Append an image and its objects.
-
-        Args:
-            name: the ``file_name`` of the image.
-            found: its objects.
-        """
-        height, width = found.image.shape[:2]
-        images, objects = self.content["images"], self.content["annotations"]
-        images.append({"id": len(images) + 1, "file_name": name, "width": width, "height": height})
-        for i, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
-            entry = {
-                "id": len(objects) + 1,
-                "image_id": len(images),
-                "category_id": int(found.labels[i]) + 1,
-                "bbox": [left, top, right - left, bottom - top],
-                "area": (right - left) * (bottom - top),
-                "iscrowd": 0,
-                "score": float(found.scores[i]),
-            }
-            if found.masks is not None:
-                entry["segmentation"] = run_lengths(found.masks[i])
-                entry["area"] = int(found.masks[i].sum())
-            objects.append(entry)

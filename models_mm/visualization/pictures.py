@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import colormaps
 
 from models_mm.errors import UserError
+from models_mm.evaluation.masks import regions
 from models_mm.outputs import Outputs
 
 MASK_OPACITY = 0.45
@@ -54,7 +55,7 @@ def draw(
         image: BGR (H, W, 3) of uint8; not changed.
         boxes: (n, 4) left, top, right, bottom in pixels; or (n, 5) with scores, sorted by them.
         labels: (n,) positions in ``classes``.
-        masks: (n, H, W) of bool, or ``None``.
+        masks: (n, H, W) of bool, an array or :class:`PlacedMasks`; or ``None``.
         classes: the names of all classes.
 
     Returns:
@@ -68,7 +69,9 @@ def draw(
     if masks is not None and len(masks):
         picture = blend_masks(picture, masks, colors)
         outline(picture, masks)
-    scale = max(1.0, min(image.shape[:2]) / 500)
+    # larger letters and lines in larger pictures, unless they would cover small objects
+    sides = np.sqrt((boxes[:, 2:4] - boxes[:, :2]).clip(0).prod(axis=1))
+    scale = max(1.0, min(min(image.shape[:2]) / 500, float(np.median(sides)) / 30))
     for box, color in zip(boxes, colors, strict=True):
         draw_box(picture, box, color, round(2 * scale))
     # the most confident last, so that its name is on top
@@ -82,12 +85,18 @@ def draw(
 
 def blend_masks(image: np.ndarray, masks: np.ndarray, colors: list[tuple]) -> np.ndarray:
     """An image (H, W, 3) with each mask (n, H, W) in its colour; overlaps become dark."""
-    painted = image.astype(np.float32)
-    for mask, color in zip(masks, colors, strict=True):
-        painted[mask] = color
-    painted[masks.sum(0) > 1] = 0
-    rest = image.astype(np.float32) * np.float32(1 - MASK_OPACITY)
-    return (rest + painted * np.float32(MASK_OPACITY)).astype(np.uint8)
+    picture = image.copy()
+    painted, count = image.copy(), np.zeros(image.shape[:2], np.uint8)
+    for (region, mask), color in zip(regions(masks), colors, strict=True):
+        painted[region][mask] = color
+        count[region] += mask & (count[region] < 2)
+    painted[count > 1] = 0
+    opacity = np.float32(MASK_OPACITY)
+    for rows in np.array_split(np.arange(len(image)), max(len(image) // 256, 1)):
+        some = np.s_[rows[0] : rows[-1] + 1]  # a part after the other, which saves memory
+        rest = image[some].astype(np.float32) * np.float32(1 - MASK_OPACITY)
+        picture[some] = (rest + painted[some].astype(np.float32) * opacity).astype(np.uint8)
+    return picture
 
 
 def draw_box(picture: np.ndarray, box: np.ndarray, color: tuple[int, ...], width: int) -> None:
@@ -117,8 +126,11 @@ def outline(picture: np.ndarray, masks: np.ndarray) -> None:
         masks: (n, H, W) of bool.
     """
     lines = np.zeros(masks.shape[1:], np.uint8)
-    for mask in masks:
-        parts, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for (rows, columns), mask in regions(masks):
+        corner = (columns.start or 0, rows.start or 0)
+        parts, _ = cv2.findContours(
+            *(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE), offset=corner
+        )
         cv2.drawContours(lines, parts, -1, 1, 1)
     picture[lines.astype(bool)] = 255
 

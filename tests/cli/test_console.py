@@ -118,7 +118,7 @@ def test_conversion_without_the_word(tmp_path):
 def test_what_the_launcher_starts():
     """A command as dist_train.sh starts it, with the user's options last; a script as it is."""
     assert launch.program(["train", "c.py", "--seed", "3"]) == [
-        *("-m", "models_mm", "train", "--seed", "0", "--launcher", "pytorch", "c.py"),
+        *("-m", "models_mm", "train", "--default-seed", "0", "--launcher", "pytorch", "c.py"),
         *("--seed", "3"),
     ]
     assert launch.program(["tools/test.py", "c.py"]) == ["tools/test.py", "c.py"]

@@ -54,7 +54,7 @@ def tested(demo_data, run_tool, trained) -> tuple[str, list, dict]:
         ROOT / "dist_test.sh", *command, "--eval", "bbox", "segm", *options(demo_data), cwd="/"
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout, pickle.loads(out.read_bytes()), metrics(trained)
+    return done.stdout + done.stderr, pickle.loads(out.read_bytes()), metrics(trained)
 
 
 def metrics(work: Path) -> dict:
@@ -112,7 +112,7 @@ def test_testing_prints_the_coco_table_and_writes_it(tested):
     assert len(re.findall(r"Average Precision  \(AP\) @\[ IoU=0.50:0.95", said)) == 8
     assert {"bbox_mAP", "segm_mAP", "bbox_mAP_50"} <= set(metric)
     assert re.search(r"metrics: .*eval_\d+_\d+.json", said)
-    assert re.search(r"5/5, .* task/s, .* ETA:", said)
+    assert "predicting 5 images" in said
 
 
 def test_one_process_gives_the_same_results_as_two(demo_data, run_tool, trained, tested, tmp_path):
@@ -241,7 +241,7 @@ def long_run(demo_data, tmp_path):
             start_new_session=True,
         )
     deadline = time.time() + 120
-    while "Epoch [2][" not in log.read_text():
+    while "epoch 2/" not in log.read_text():
         assert time.time() < deadline and job.poll() is None, log.read_text()[-3000:]
         time.sleep(0.2)
     yield job, log
@@ -275,7 +275,7 @@ def test_ctrl_c_ends_all_ranks(long_run):
     ranks = ranks_of(job)
     os.killpg(job.pid, signal.SIGINT)  # what a terminal does
     assert job.wait(timeout=60) == 128 + signal.SIGINT
-    assert "Traceback" not in log.read_text().split("Epoch [2][")[-1].split("stopped by")[-1]
+    assert "Traceback" not in log.read_text().split("epoch 2/")[-1].split("stopped by")[-1]
     deadline = time.time() + 20
     while any("train.py" in command_of(pid) for pid in ranks):
         assert time.time() < deadline

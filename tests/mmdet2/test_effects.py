@@ -40,6 +40,7 @@ BEST = {"evaluation.save_best": "bbox_mAP_50"}
 ASSIGNING = dict(
     assigner=dict(type="MaxIoUAssigner", pos_iou_thr=0.5, neg_iou_thr=0.4), pos_weight=-1
 )
+EARLY = {"early_stopping": dict(patience=1), "runner.max_epochs": 7}
 WORKERS = {"data.workers_per_gpu": 1}
 
 
@@ -70,6 +71,11 @@ def checkpoints(attribute: str):
 
 def step(attribute: str):
     return lambda run: getattr(run.runner.step, attribute)
+
+
+def stopping(attribute: str):
+    """Looks at the early stopping; ``None`` without one."""
+    return lambda run: getattr(run.hook("EvaluationHook").early_stopping, attribute, None)
 
 
 def names(run: Run) -> set[str]:
@@ -346,6 +352,21 @@ EFFECTS = {
     "ema.momentum": ({"ema.momentum": 0.3}, hook("EMAHook", "momentum"), 0.3),
     "ema.interval": ({"ema.interval": 3}, hook("EMAHook", "interval"), 3),
     "ema.warm_up": ({"ema.warm_up": 3}, hook("EMAHook", "warm_up"), 3),
+    # early stopping
+    "early_stopping": (EARLY, lambda run: stopping("patience")(run) is None, False),
+    **{
+        f"early_stopping.{name}": (
+            {**EARLY, f"early_stopping.{name}": value},
+            stopping(name),
+            value,
+        )
+        for name, value in (
+            ("patience", 2),
+            ("monitor", "bbox_mAP_50"),
+            ("min_delta", 0.5),
+            ("mode", "min"),
+        )
+    },
     # checkpoints
     "checkpoint_config": ({"checkpoint_config": None}, checkpoints("save_last"), False),
     "checkpoint_config.interval": ({"checkpoint_config.interval": 5}, checkpoints("interval"), 5),
@@ -575,6 +596,14 @@ REFUSED = {
         "optimizer.*fused",
     ),
     "cudnn_benchmark as a word": ({"cudnn_benchmark": "no"}, "cudnn_benchmark must be True or"),
+    "early_stopping that comes too late": (
+        {"early_stopping": dict(patience=5), "runner.max_epochs": 6},
+        "early_stopping.patience=5 can have no effect: the run has 6 evaluations",
+    ),
+    "a name of early_stopping": (
+        {**EARLY, "early_stopping.patiense": 3},
+        "early_stopping has no setting patiense; did you mean early_stopping.patience",
+    ),
     "gpu_ids": ({"gpu_ids": 3}, "gpu_ids must be a list of GPU numbers, not 3"),
 }
 

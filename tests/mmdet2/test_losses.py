@@ -81,9 +81,9 @@ def test_nothing_is_read_before_it_is_logged():
         log.update(first, 2)
         log.update(second, 2)
         log.update({"grad_norm": 0.5}, 2)
-        assert not readings.names and not first.is_logged
+        assert not readings.names
         log.average(1)
-        assert readings.names == {"tolist": 1} and second.is_logged and not first.is_logged
+        assert readings.names == {"tolist": 1} and second.values_read and not first.values_read
     assert log.output == {"loss": 3.0, "acc": 70.0, "grad_norm": 0.5}
     log.average()
     assert log.output == {"loss": 2.0, "acc": 60.0, "grad_norm": 0.5}
@@ -108,31 +108,31 @@ def runner_at(iteration: int, losses: Losses) -> SimpleNamespace:
     return SimpleNamespace(outputs=outputs, data_batch=batch, iter=iteration, meta={})
 
 
-@pytest.mark.parametrize("read_by", ["log", "checkpoint"])
-def test_a_loss_that_is_not_finite_is_found_when_losses_are_logged(read_by):
-    check, log = LossCheck("stop"), LossLog()
-    for iteration, value in enumerate([1.0, float("nan"), 2.0]):
+@pytest.mark.parametrize("due", ["iteration", "checkpoint"])
+def test_a_loss_that_is_not_finite_ends_the_run_in_the_same_iteration_of_all_ranks(due):
+    check, last = LossCheck("stop"), 9 if due == "iteration" else 4
+    for iteration in range(last + 1):
+        value = float("nan") if iteration == 1 else 1.0
         losses = on_gpu(loss_cls=value, loss=value)
         runner = runner_at(iteration, losses)
-        log.update(losses)
         assert check.passes(runner)
-        assert losses["loss"]  # a hook of one rank reads it; the ranks end the run together
-        check.look_back(runner)
-    if read_by == "log":
-        log.average()
+        assert losses["loss"]  # a hook, or the console of one rank, reads it: nothing follows
+        if iteration < last:
+            check.look_back(runner)
     with pytest.raises(UserError) as error:
-        check.look_back(runner, wait=read_by == "checkpoint")
+        check.look_back(runner, now=due == "checkpoint")
     assert "not finite in iteration 2, images 1.jpg: loss_cls nan, loss nan" in str(error.value)
 
 
 def test_finite_losses_are_forgotten():
     check = LossCheck("stop")
-    for iteration in range(250):
-        runner = runner_at(iteration, on_gpu(loss=1.0))
-        assert check.passes(runner)
-        check.look_back(runner)
-    assert len(check.unread) <= 100
-    check.look_back(runner, wait=True)
+    with Readings() as readings:
+        for iteration in range(29):
+            runner = runner_at(iteration, on_gpu(loss=1.0))
+            assert check.passes(runner)
+            check.look_back(runner)
+    assert len(check.unread) == 9 and readings.names["tolist"] == 20
+    check.look_back(runner, now=True)
     assert not check.unread
 
 

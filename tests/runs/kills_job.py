@@ -30,7 +30,7 @@ WHEN = ("any moment", "any moment", "starting", "writing", "evaluating")
 GONE_WITHIN = 10.0  # seconds after the first process's end
 HANGS_AFTER = 180.0  # seconds in which nothing is printed
 ITERATION = re.compile(r"(?:Epoch|Iter) \[\S+")
-EVALUATION = re.compile(r"elapsed: ")  # the progress bar of the prediction
+EVALUATION = re.compile(r"predicting \d+ images\s*\Z")
 
 
 class Round:
@@ -234,7 +234,7 @@ def main() -> None:
     adopt_orphans()
     os.makedirs(work, exist_ok=True)
     config, *more = sys.argv[5:]
-    arguments = [config, "--work-dir", work, *more]
+    arguments = [config, "--verbose", "--work-dir", work, *more]
     for _ in range(kills):
         who = generator.choice(WHO if launched == "launcher" else WHO[:-1])
         when = generator.choice(WHEN)

@@ -1,7 +1,5 @@
 """Evaluation in several processes: patience with slow ranks."""
 
-import re
-
 import pytest
 
 from .conftest import ROOT, TINY, options
@@ -38,6 +36,6 @@ def test_ranks_that_finish_apart(demo_data, run_tool, tmp_path):
         PYTHONPATH=f"{tmp_path}:{ROOT}",
     )
     assert done.returncode == 0, [line for line in done.stderr.splitlines() if "rror" in line]
-    assert re.search(r"Epoch\(val\) \[1\].*bbox_mAP", done.stderr)
+    assert "bbox AP50" in done.stderr
     assert not list((tmp_path / "here").iterdir())
     assert not (work / ".eval_hook").exists()

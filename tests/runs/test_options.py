@@ -52,7 +52,7 @@ def test_workers_that_live_draw_the_same_fresh_samples(train, plain):
 
 
 def test_accumulation_takes_fewer_steps(train, plain):
-    run, log = train("optimizer_config.cumulative_iters=2", flags=("--auto-scale-lr",))
+    run, log = train("optimizer_config.cumulative_iters=2", flags=("--auto-scale-lr", "--verbose"))
     assert steps(run) == -(-steps(plain[0]) // 2)
     # 1 process x 1 image x 2 iterations, and the config's rate is for 16 images
     assert re.search(r"learning rate 0.001 for 16 images a step has become 0.000125 for 2", log)

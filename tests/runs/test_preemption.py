@@ -40,7 +40,7 @@ def test_a_job_ends_with_a_checkpoint(
     config, *rest = arguments(demo_data, tmp_path)
     log = tmp_path / "output"
     job = start_tool(ROOT / "dist_train.sh", config, 2, *rest, log=log)
-    wait_for(lambda: "Epoch [2][" in log.read_text())
+    wait_for(lambda: "epoch 2/" in log.read_text())
     os.kill(job.pid if whom == "the launcher" else ranks_of(tmp_path)[1], number)
     assert job.wait(timeout=60) == 75
     said = log.read_text()
@@ -57,7 +57,7 @@ def test_one_process_and_its_workers(demo_data, start_tool, tmp_path):
     """A scheduler signals whole groups of processes: the data workers go on until the end."""
     log = tmp_path / "output"
     job = start_tool(ROOT / "tools/train.py", *arguments(demo_data, tmp_path, 5000), log=log)
-    wait_for(lambda: "Epoch [2][" in log.read_text())
+    wait_for(lambda: "epoch 2/" in log.read_text())
     os.killpg(job.pid, signal.SIGTERM)
     assert job.wait(timeout=60) == 75
     assert "ended as asked" in log.read_text() and "Traceback" not in log.read_text()
@@ -91,7 +91,7 @@ def test_a_second_signal_ends_at_once(demo_data, start_tool, tmp_path):
     _, *rest = arguments(demo_data, tmp_path / "work", 5000)
     command = (ROOT / "tools/train.py", config, *rest)
     job = start_tool(*command, log=log, PYTHONPATH=str(tmp_path))
-    wait_for(lambda: "Epoch [2][" in log.read_text())
+    wait_for(lambda: "epoch 2/" in log.read_text())
     (tmp_path / "work/stuck").touch()
     time.sleep(1)
     os.kill(job.pid, signal.SIGTERM)

@@ -66,7 +66,7 @@ def test_commands_of_the_readme(cluster, demo_data, tmp_path):
     typed = commands(fences("README.md", CHOICES | own), tmp_path)
     training, testing = (command for command in typed if "slurm" in command)
     said = follow([training, testing], tmp_path, **cluster)
-    assert "Epoch(val) [1]" in said[0] and "metrics: " in said[1]
+    assert "bbox AP50" in said[0] and "metrics: " in said[1]
 
 
 def slurm(cluster, *command) -> str:
@@ -82,7 +82,7 @@ def submit(cluster, run_tool, work, arguments) -> str:
     done = run_tool(*command, env=cluster, REQUEUE="1")
     assert done.returncode == 0, done.stderr
     job = done.stdout.split()[-1]
-    wait_for(lambda: "Epoch [2][" in said(work))
+    wait_for(lambda: "epoch 2/" in said(work))
     return job
 
 
@@ -108,7 +108,7 @@ def test_preempted_requeued_finished(cluster, arguments, uninterrupted, run_tool
     go_on(cluster, job)
     wait_for(lambda: said(tmp_path).count("auto-resume: going on from") == 1)
     resumed = len(said(tmp_path))
-    wait_for(lambda: "Epoch [" in said(tmp_path)[resumed:])
+    wait_for(lambda: "epoch " in said(tmp_path)[resumed:])
     slurm(cluster, "scontrol", "requeue", job)
     go_on(cluster, job)
     wait_for(lambda: state(cluster, job) == "COMPLETED")

@@ -252,7 +252,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("@logger.py", "log_config.hooks.0.type 'TextLogger' is unknown.*TextLoggerHook"),
         ("@tiny.py @tiny.py", "unrecognized arguments"),
         ("@tiny.py 8", "unrecognized arguments: 8"),
-        ("@tiny.py --epochs 3", "unrecognized arguments: --epochs 3"),
+        ("@tiny.py --epochs 3", "--epochs needs --data"),
         ("@tiny.py --work-dirs x", "unrecognized arguments"),
         ("@tiny.py -- --seed 3", "unrecognized arguments"),
         ("@tiny.py --seed", "expected one argument"),

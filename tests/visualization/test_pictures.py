@@ -85,3 +85,16 @@ def test_pictures_have_suffixes_that_can_be_written(tmp_path):
     given = ("1.png", "2", "3.heic", "4.tar.gz")
     names = [pictures.picture_path(places, name).name for name in given]
     assert names == ["1.png", "2.jpg", "3.heic.jpg", "4.tar.gz.jpg"]
+
+
+def test_names_do_not_cover_small_objects_of_large_pictures():
+    """Letters and lines grow with the picture, and with its objects."""
+    image = np.full((3000, 4000, 3), 90, np.uint8)
+    changed = []
+    for side in (20, 600):
+        box = np.array([[1000, 1000, 1000 + side, 1000 + side, 0.9]], np.float32)
+        drawn = pictures.draw(image, box, np.array([0]), None, ("cat",))
+        changed.append(np.count_nonzero((drawn != image).any(axis=2)))
+        inside = drawn[1000 : 1000 + side, 1000 : 1000 + side]
+        assert (inside == 90).all(axis=2).mean() > 0.5
+    assert changed[0] < 1500 < 20_000 < changed[1]

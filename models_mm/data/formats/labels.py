@@ -122,6 +122,17 @@ class DataSet:
         number = sum("segmentation" in thing for thing in things)
         return "none" if not number else "all" if number == len(things) else "some"
 
+    def facts(self) -> list[str]:
+        """What the data are, in lines: images, classes, and the notes."""
+        numbers = ", ".join(f"{len(part.images)} {name}" for name, part in self.parts.items())
+        number, shown = len(self.classes), ", ".join(self.classes[:8])
+        rest = f" and {number - 8} more" if number > 8 else ""
+        return [
+            f"{numbers} images of {self.source} ({self.format})",
+            f"{number} class{'es' * (number != 1)}: {shown}{rest}",
+            *self.notes,
+        ]
+
     def content(self, part: str) -> dict:
         """A part in COCO's format: the lists ``images``, ``annotations`` and ``categories``.
 
