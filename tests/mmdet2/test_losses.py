@@ -10,6 +10,7 @@ import torch.distributed as dist
 from mmdet.models.detectors import BaseDetector
 
 from models_mm.errors import UserError
+from models_mm.mmdet2.console import Console
 from models_mm.mmdet2.faults import LossCheck
 from models_mm.mmdet2.losses import Losses, LossLog, number_of, parse_losses
 
@@ -87,6 +88,24 @@ def test_nothing_is_read_before_it_is_logged():
     assert log.output == {"loss": 3.0, "acc": 70.0, "grad_norm": 0.5}
     log.average()
     assert log.output == {"loss": 2.0, "acc": 60.0, "grad_norm": 0.5}
+
+
+def test_a_progress_bar_shows_the_losses_of_the_last_log():
+    shown, console = [], Console(interval=3, by_epoch=False)
+    console.first, console.began = 0, 0.0
+    console.bar = SimpleNamespace(disable=False, n=0, update=lambda n: None)
+    console.bar.set_description_str = lambda text, refresh: shown.append(text.partition("loss ")[2])
+    runner = SimpleNamespace(log_buffer=LossLog(), max_iters=6, samples_per_gpu=1, world_size=1)
+    runner.current_lr, runner.mode, runner.data_loader = (lambda: [0.1]), "train", [None] * 6
+    with Readings() as readings:
+        for runner.iter in range(6):
+            runner.inner_iter = runner.iter
+            runner.outputs = {"log_vars": on_gpu(loss=1.0 + runner.iter)}
+            runner.log_buffer.update(runner.outputs["log_vars"])
+            runner.log_buffer.update({"time": 1.0})
+            console.after_train_iter(runner)
+    assert shown == ["1.000 ()"] * 3 + ["2.000 ()"] * 3  # of the first; the mean of three
+    assert readings.names["tolist"] == 6
 
 
 def test_a_hook_may_use_them_as_numbers():
