@@ -364,7 +364,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("--pictures", "unrecognized arguments"),
     ],
     "predict": [
-        ("", "arguments are required: inputs, --config, --checkpoint"),
+        ("", "arguments are required: PATHS"),
         ("nowhere.jpg --config @tiny.py --checkpoint @weights.pth", "no such image"),
         ("@folder --config @tiny.py --checkpoint @weights.pth", "has no images"),
         ("@text.txt --config @tiny.py --checkpoint @weights.pth", "text.txt is no image"),
