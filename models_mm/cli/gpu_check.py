@@ -17,9 +17,11 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,7 @@ from models_mm.values import output_file, whole_option
 from models_mm.version import __version__
 
 TIERS = ("operators", "goldens", "training", "table")
+LONGEST = 1200  # seconds of a step
 # What reading a damaged report may raise.
 DAMAGE = (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 # One variant per family is also measured compiled, and as a whole detector.
@@ -147,19 +150,29 @@ def run(step: Step) -> tuple[str, str]:
     if step.name == "kernels, interpreted":
         environment["TRITON_INTERPRET"] = "1"
     begun = time.monotonic()
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, *step.command],
         cwd=ROOT if ROOT.is_dir() else None,
         env=child_environment(**environment),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        start_new_session=True,
     )
+    try:
+        out, errors = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return "failed", f"not over after {LONGEST} s"
+    finally:  # with all that it has started
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     seconds = f"({time.monotonic() - begun:.0f} s)"
-    if done.returncode:
-        said = (done.stdout + done.stderr).strip()
+    if process.returncode:
+        said = (out + errors).strip()
         return "failed", f"{said[-4000:]}\n{seconds}"
-    said = done.stdout.strip() or "nothing"
+    said = out.strip() or "nothing"
     if step.tier == "table":
         return "passed", said.splitlines()[-1]
     if "pytest" in step.command:

@@ -3,7 +3,9 @@
 import json
 import re
 import sys
+import time
 
+import psutil
 import pytest
 import torch
 
@@ -80,6 +82,17 @@ def test_a_failure_does_not_end_it_and_only_it_runs_again(two_steps, tmp_path, c
     gpu_check.main(["--out", str(out)])
     assert "failed" not in out.read_text() and counted.read_text() == "x"
     assert "passed: " in capsys.readouterr().out
+
+
+def test_a_step_that_hangs_is_ended_with_its_children(monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_check, "LONGEST", 3)
+    child = f"import time; time.sleep(60); open({str(tmp_path / 'late')!r}, 'w')"
+    hangs = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    begun = time.monotonic()
+    state, said = gpu_check.run(Step("operators", "hangs", 0, ("-c", hangs)))
+    assert (state, said) == ("failed", "not over after 3 s") and time.monotonic() - begun < 30
+    time.sleep(0.5)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if child in (p.info["cmdline"] or ())]
 
 
 def test_the_table(tmp_path):
