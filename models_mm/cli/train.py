@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--diff-seed", action="store_true", help="add the rank to the seed, per process"
     )
     parser.add_argument(
-        "--deterministic", action="store_true", help="use deterministic cuDNN kernels only"
+        "--deterministic", action="store_true", help="choose GPU kernels that repeat their results"
     )
     parser.add_argument(
         "--auto-scale-lr",
