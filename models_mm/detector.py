@@ -19,6 +19,7 @@ from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError
 from models_mm.evaluation.masks import PlacedMasks
 from models_mm.evaluation.tiles import Tile, cut_boxes, merge, tiles_of
+from models_mm.messages import say
 from models_mm.visualization.detections import Detections
 
 OVERLAP = 0.2  # of tiles, as a share of their side
@@ -73,13 +74,16 @@ class Detector:
                 raise UserError(f"{config} {what}: leave {name} out")
         if exported:
             self.runner = self.model = ExportedModel(config, **of_file)
+            lowest = self.model.description.score_thr
+            if score_thr < lowest:
+                say(f"{config} leaves out objects of a score below {lowest:g}")
         else:
             if checkpoint is None:
                 raise UserError(f"{config} needs a checkpoint: models_mm.Detector(config, weights)")
             with host_imports.needed_by("models_mm.Detector(config, checkpoint)"):
                 from models_mm.mmdet2 import inference  # exported files do without it
 
-            self.runner = inference.Detector(config, **of_config)
+            self.runner = inference.Detector(config, **of_config, score_thr=score_thr)
             self.model = self.runner.model
         self.classes, self.device = self.runner.classes, self.runner.device
         self.score_thr = score_thr

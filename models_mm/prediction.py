@@ -36,6 +36,7 @@ def predict(args: argparse.Namespace) -> None:
     wanted = labels_of(args.classes, detector.classes)
     ids = ids_of(args.annotations, detector.classes, files, videos) if args.annotations else None
     inputs = [*files, *videos, *model, *filter(None, [args.annotations])]
+    inputs.append(Path(model[-1]).parent / "results.json")  # of the training
     places = Outputs(args.out, inputs)
     say(f"{', '.join(model)}, on {detector.device}")
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models_mm.layers.folding import fold_norm
-from models_mm.layers.forms import round_up, traceable
+from models_mm.layers.forms import fastest_layout, round_up, traceable
 from models_mm.layers.routing_attention import routing_attention
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -38,7 +38,7 @@ EPS = 1e-6  # of the layer norms
 
 
 def channels_first(x: Tensor) -> Tensor:
-    """(N, H, W, C) -> (N, C, H, W): a view, of a contiguous map in the channels_last layout."""
+    """(N, H, W, C) -> (N, C, H, W): a view; of a contiguous map in the channels_last layout."""
     return x.permute(0, 3, 1, 2)
 
 
@@ -163,7 +163,7 @@ class MLP(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Positions, attention, channel mixing: (N, C, H, W) -> (N, C, H, W), channels_last."""
+    """Positions, attention, channel mixing: (N, C, H, W) -> (N, C, H, W)."""
 
     def __init__(self, channels: int, attention: nn.Module, drop_path: float):
         super().__init__()
@@ -321,8 +321,7 @@ class BiFormer(Backbone):
         s_i is the stage's stride: 4, 8, 16, 32. Stages after the last out index do not run. Output
         norms are for the reader: the next stage goes on with the map before its norm.
         """
-        # The layout in which turning to (N, H, W, C) and back is a view.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = fastest_layout(x)  # for CPUs that in which (N, H, W, C) is a contiguous view
         outs = []
         for i in range(self.out_indices[-1] + 1):
             x = self.downsample_layers[i](x)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from models_mm.errors import CheckpointError
 from models_mm.layers.conv_norm import conv_norm, conv_norm_act
 from models_mm.layers.folding import fold_norm
+from models_mm.layers.forms import fastest_layout, separate_projections
 from models_mm.layers.linear import linear, linear_of
 from models_mm.layers.mlp import norm_mlp, norm_of
 from models_mm.layers.norm import BATCH_NORM, build_norm
@@ -170,9 +171,13 @@ class FactorisedAttention(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """Attention of ``norm(x)``."""
-        weights, biases = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        layers = zip(weights, biases, strict=True)
-        q, k, v = linear_of(norm_of(norm), x, [norm.weight, norm.bias], *layers)  # (N, H, W, C)
+        weight, bias = self.qkv.weight, self.qkv.bias
+        if separate_projections(x):
+            layers = list(zip(weight.chunk(3), bias.chunk(3), strict=True))
+        else:
+            layers = [(weight, bias)]
+        parts = linear_of(norm_of(norm), x, [norm.weight, norm.bias], *layers)
+        q, k, v = parts if len(parts) == 3 else parts[0].chunk(3, -1)  # each (N, H, W, C)
         position = to_tokens(self.crpe(to_map(v)))
         queries, keys, values = (by_head(y) for y in (q, k.flatten(1, 2).softmax(1), v))
         context = keys.mT @ values * queries.shape[-1] ** -0.5  # (N, h, d, d)
@@ -396,8 +401,7 @@ class MPViT(Backbone):
 
         s_i is the stage's stride: 4, 8, 16, 32. Stages after the last out index do not run.
         """
-        # The layout in which tokens are a view of the map; every layer keeps it.
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = fastest_layout(x)  # for CPUs that in which tokens are a contiguous view of the map
         with_cp = self.with_cp and self.training
         x = self.stem(x)
         outs = []

@@ -8,7 +8,8 @@
 A target is a config (the whole detector) or the registered name of a backbone. ``:fused`` folds its
 norms for inference, ``:compiled`` gives it to torch.compile. ``:direct`` is the plain form of its
 equations, which a checkout has in tests/direct/ for some families. ``:plain`` is without the faster
-forms that models_mm/layers/forms.py has for the device, and ``:RULE`` without one of them.
+forms that models_mm/layers/forms.py has for the device. ``:RULE`` is without one of them, or with
+it if the rule is off by default.
 The candidates take turns, round after round, so that other work of the machine disturbs all of them
 alike. The ratio is the median over the rounds of (time of the first / time of this one): more than
 1 is faster.

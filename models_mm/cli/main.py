@@ -47,6 +47,7 @@ COMMANDS = {
     "convert": Command("convert", "convert_checkpoint", "inspect, convert, publish a checkpoint"),
     "benchmark": Command("benchmark", "benchmark", "measure time, memory, FLOPs, parameters"),
     "benchmark-eval": Command("benchmark_eval", "benchmark_eval", "measure COCO's evaluation"),
+    "gpu-check": Command("gpu_check", "", "check and measure on a GPU, and write a report"),
     "launch": Command("launch", "launch", "run a command in several processes of this machine"),
     "env": Command("env", "check_env", "print what is installed, and what is wrong with it"),
     "setup": Command("setup", "", "install MMDetection and what it needs"),

@@ -8,10 +8,12 @@ it as ``config.py`` with the annotations in COCO's format, and trains as ``model
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from models_mm.cli import report
 from models_mm.cli.command import child_environment
@@ -21,13 +23,16 @@ from models_mm.messages import say
 from models_mm.values import SEED, Kind, many, number, whole
 from models_mm.version import __version__
 
+if TYPE_CHECKING:
+    from models_mm.data.formats.labels import Part
+
 CONFIG = "config.py"
 # Options with the values that they may have; ``models_mm.cli.train`` and Python have the same.
 KINDS = {
-    "epochs": whole(1),
+    "epochs": whole(1, 100_000),
     "batch": whole(1, 4096),
     "lr": number(above=0),
-    "patience": whole(1),
+    "patience": whole(1, 100_000),
     "freeze": whole(-1),
     "gpus": whole(1),
     "seed": SEED,
@@ -35,6 +40,14 @@ KINDS = {
 SIDE = whole(32, 16384)  # of images, in pixels
 SIZE = Kind("one or two numbers of pixels", lambda v: many(SIDE).fits(v) and len(v) < 3)
 FLAGS = ("auto_resume", "allow_config_changes", "deterministic", "diff_seed", "verbose")
+# Settings that other options have, or that follow from the data.
+DECIDED = {
+    r"work_dir": "use --out",
+    r"resume_from": "use --auto-resume",
+    r"load_from": "use --from",
+    r"data\.(\w+\.)+(classes|ann_file|img_prefix)": "it follows from --data and --val",
+}
+MOST_READ = 2000  # images of the validation that are read before the training
 VAL_SHARE = 0.2  # of the images, where the data have no validation
 
 
@@ -105,6 +118,12 @@ def train(
         UserError: something that was given is wrong, or the training has ended with an error, which
             is on stderr.
     """
+    for name, value in dict(model=model, data=data, val=val, start=start, out=out).items():
+        if value is not None and (not isinstance(value, (str, Path)) or not str(value)):
+            raise UserError(f"{name} must be a path or a name, not {value!r}")
+    if not isinstance(cfg_options, (dict, type(None))):
+        raise UserError(f"cfg_options must be a dict of settings, not {cfg_options!r}")
+    batch, gpus = 2 if batch is None else batch, 1 if gpus is None else gpus
     sizes = [size] if isinstance(size, int) else size
     options = dict(epochs=epochs, batch=batch, size=sizes, lr=lr, patience=patience, freeze=freeze)
     options |= dict(gpus=gpus, out=out, seed=seed, backbone=backbone, cfg_options=cfg_options)
@@ -171,7 +190,7 @@ def prepare(args: argparse.Namespace) -> Path:
     """
     # first of all, since the imports take seconds
     print(f"models_mm {__version__}: {args.config} for {args.data}", flush=True)
-    from models_mm.data.conversion import write_annotations
+    from models_mm.data.conversion import changed_annotations, write_annotations
     from models_mm.data.sources import load_data
     from models_mm.data.split import split
     from models_mm.decisions import Decisions
@@ -187,11 +206,16 @@ def prepare(args: argparse.Namespace) -> Path:
     is_file = args.config.endswith(".py")
     if not is_file:
         known_model(args.config, masks=True)  # a wrong name is told before data are read
-    if args.backbone:
+    if args.backbone is not None:
         args.backbone = known_variant(args.backbone)
+    for key in args.cfg_options or ():
+        for pattern, instead in DECIDED.items():
+            if re.fullmatch(pattern, key):
+                raise UserError(f"--cfg-options {key} does not go with --data: {instead}")
     data = load_data(args.data, args.images, args.val, args.val_images)
     if "val" not in data.parts:
         data = split(data, VAL_SHARE, args.seed or 0)
+    check_validation(data.parts["val"])
     decisions = Decisions()
     for fact in data.facts():
         decisions.say("data", fact)
@@ -202,7 +226,7 @@ def prepare(args: argparse.Namespace) -> Path:
     from models_mm.mmdet2.config_text import config_text
     from models_mm.mmdet2.configs import load_config
     from models_mm.mmdet2.overrides import apply
-    from models_mm.mmdet2.recipes import Choices, check_model, decide
+    from models_mm.mmdet2.recipes import Choices, check_start, decide
     from models_mm.mmdet2.settings import check_settings
 
     change = {"model.backbone.type": args.backbone} if args.backbone else None
@@ -226,7 +250,7 @@ def prepare(args: argparse.Namespace) -> Path:
         for key in args.cfg_options:
             decisions.say(key.partition(".")[0], f"{key}: --cfg-options")
     check_settings(cfg, ("train", "val", "test"), training=True)
-    check_model(cfg)
+    check_start(cfg)
 
     title = [
         f"{Path(model).stem} for {args.data}, written by models_mm {__version__}.",
@@ -235,15 +259,56 @@ def prepare(args: argparse.Namespace) -> Path:
     ]
     text = config_text(cfg, decisions, title)
     config = out / CONFIG
-    if config.exists() and config.read_text() != text:
-        raise UserError(
-            f"{config} is there already and differs: give another --out, or train with that file: "
-            f"models_mm train {config}"
-        )
+    if config.exists():
+        check_same_run(config, text, changed_annotations(data, out))
     write_annotations(data, out)
     write_whole(config, text)
     print(f"written: {config}", flush=True)
     return config
+
+
+def check_validation(part: "Part") -> None:
+    """Refuse images that would end the run at its first evaluation; those of large data are not
+    read, which would take minutes.
+
+    Raises:
+        UserError: names the first one.
+    """
+    from models_mm.data.check import HARMLESS
+    from models_mm.data.check_labels import check_images
+
+    if len(part.images) > MOST_READ:
+        return
+    for problem in check_images(part):
+        if problem.kind not in HARMLESS:
+            raise UserError(
+                f"val: {problem.where}: {problem.detail}: replace it, or remove it from the data"
+            )
+
+
+def check_same_run(config: Path, text: str, changed: Path | None) -> None:
+    """Refuse another config, or other labels, for a run that has begun.
+
+    Args:
+        config: the file, which is there already; before a run it is put aside.
+        text: what is to be written.
+        changed: annotations that differ from those that are there.
+
+    Raises:
+        UserError: the folder has checkpoints of a run with other ones.
+    """
+    is_other = config.read_text() != text
+    if any(config.parent.glob("*.pth")):
+        if is_other or changed:
+            what = config if is_other else f"{changed}, the labels of that run,"
+            raise UserError(
+                f"{what} is there already and differs: give another --out, or train with that "
+                f"file: models_mm train {config}"
+            )
+    elif is_other:
+        before = config.with_name("config_before.py")
+        os.replace(config, before)
+        print(f"the config of a run that has not begun is now {before}")
 
 
 def check_processes(number: int) -> None:

@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("folder", metavar="WORK_DIR", help="work dir of a training")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    parser.add_argument("--config", help="of the training (default: the one in WORK_DIR)")
     args = parser.parse_args(argv)
 
     import matplotlib
@@ -22,4 +23,4 @@ def main(argv: list[str] | None = None) -> None:
     from models_mm.mmdet2.report import write_report
 
     matplotlib.use("Agg")
-    print(write_report(args.folder, device=args.device))
+    print(write_report(args.folder, args.device, args.config))

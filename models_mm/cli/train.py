@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--diff-seed", action="store_true", help="add the rank to the seed, per process"
     )
     parser.add_argument(
-        "--deterministic", action="store_true", help="use deterministic cuDNN kernels only"
+        "--deterministic", action="store_true", help="choose GPU kernels that repeat their results"
     )
     parser.add_argument(
         "--auto-scale-lr",
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     from models_mm.mmdet2 import training
 
     args.config = path_of(args.config)
-    if args.backbone:
+    if args.backbone is not None:
         change = {"model.backbone.type": known_variant(args.backbone)}
         args.cfg_options = change | (args.cfg_options or {})
     training.run(args)

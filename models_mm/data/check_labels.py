@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from models_mm.data.check import check_coco, check_image
+from models_mm.data.check import MIN_SIZE, check_coco, check_image
 from models_mm.data.fields import Problem
 from models_mm.data.formats.labels import DataSet, LabelledImage, Part, named
 
@@ -26,11 +26,19 @@ def check_labels(data: DataSet, masks: bool = False) -> list[Problem]:
             problems += check_json(part, "pixels" if masks else None, training=name == "train")
         else:
             problems += check_images(part)
+            if name == "train" and not any(map(is_used, part.images)):
+                reason = f"none with an object and at least {MIN_SIZE} pixels a side"
+                problems.append(Problem("nothing to use", named(part.file), reason))
             if masks:
                 problems += filter(None, (without_mask(part, image) for image in part.images))
     known = {(problem.where, problem.detail) for problem in problems}
     faults = [fault for fault in data.faults if (fault.where, fault.reason) not in known]
     return [Problem("fault", fault.where, fault.reason) for fault in faults] + problems
+
+
+def is_used(image: LabelledImage) -> bool:
+    """Whether a training uses an image."""
+    return bool(image.objects) and min(image.width, image.height) >= MIN_SIZE
 
 
 def check_json(part: Part, masks: str | None, training: bool) -> Iterator[Problem]:

@@ -50,6 +50,15 @@ def write_annotations(data: DataSet, folder: str | Path) -> dict[str, Path]:
     return files
 
 
+def changed_annotations(data: DataSet, folder: Path) -> Path | None:
+    """The first file of :func:`write_annotations` that is there with other annotations."""
+    for name in data.parts:
+        file = folder / "annotations" / f"{name}.json"
+        if file.exists() and file.read_text() != json.dumps(data.content(name)):
+            return file
+    return None
+
+
 def convert(data: DataSet, form: str, out: str | Path, link: bool = False) -> list[str]:
     """Write a data set with its images in another format.
 
@@ -123,6 +132,9 @@ def yolo_lines(image: LabelledImage, classes: tuple[str, ...], losses: Counter) 
 def write_voc(data: DataSet, folder: Path, link: bool, losses: Counter) -> None:
     """Write ``Annotations/``, ``ImageSets/Main/<part>.txt``, and the images to ``JPEGImages/``."""
     used: set[str] = set()
+    found = {thing["class"] for part in data.parts.values() for thing in part.objects()}
+    if unused := len(set(data.classes) - found):
+        losses["classes without objects are left out"] = unused
     for name, part in data.parts.items():
         listed = []
         for image in part.images:

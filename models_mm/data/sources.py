@@ -89,8 +89,11 @@ def read_data(source: str | Path, images: str | Path | None = None) -> DataSet:
         place = named(error.filename or source)
         raise UserError(f"{place} cannot be read: {error.strerror}") from error
     for name, part in data.parts.items():
-        if name != "test" and not part.objects() and not data.faults:
-            raise UserError(f"{named(source)}: {name}: no image has an object")
+        usable = any(not thing["iscrowd"] for thing in part.objects())
+        if name != "test" and not usable and not data.faults:
+            crowds = " that is no crowd and not difficult" if part.objects() else ""
+            raise UserError(f"{named(source)}: {name}: no image has an object{crowds}")
+    note_untrained(data)
     check_names(data)
     check_overlap(data)
     return data
@@ -264,6 +267,15 @@ def with_validation(data: DataSet, other: DataSet) -> DataSet:
     joined = DataSet(data.source, data.format, data.classes, parts, notes, faults)
     check_overlap(joined)
     return joined
+
+
+def note_untrained(data: DataSet) -> None:
+    """A note on classes that the training has no object of."""
+    if "train" not in data.parts:
+        return
+    there = {thing["class"] for thing in data.parts["train"].objects()}
+    if missing := [name for name in data.classes if name not in there]:
+        data.notes.append(f"no object in train of: {', '.join(missing[:20])}")
 
 
 def check_names(data: DataSet) -> None:

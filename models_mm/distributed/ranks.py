@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+# On GPUs, what waits for all their work is done once in so many iterations.
+GPU_ITERATIONS = 10
+
 
 def rank_and_world_size() -> tuple[int, int]:
     """The rank of this process and the number of ranks; (0, 1) without a process group."""
@@ -67,6 +70,15 @@ def any_rank(*flags: bool) -> list[bool]:
     values = torch.tensor(flags, dtype=torch.int32, device=_device())
     dist.all_reduce(values, dist.ReduceOp.MAX)
     return [bool(value) for value in values.tolist()]
+
+
+def any_rank_at(iteration: int, *flags: bool) -> list[bool]:
+    """:func:`any_rank` in an iteration, so that all ranks do the same: each has its own clock.
+
+    On GPUs an answer waits for all their work: few iterations ask, and in the others none is set.
+    """
+    waits = rank_and_world_size()[1] > 1 and _device().type == "cuda"
+    return [False] * len(flags) if waits and iteration % GPU_ITERATIONS else any_rank(*flags)
 
 
 def from_rank_0(value):

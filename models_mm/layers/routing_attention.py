@@ -4,10 +4,12 @@ The map is cut into ``grid`` x ``grid`` windows. Each window of queries selects 
 whose mean key matches its mean query best, and its pixels attend to all pixels of these windows
 (arXiv 2303.08810, section 3.2).
 
-A few query windows are processed at a time: their keys and values are gathered into a buffer that
-fits into the cache, used, and discarded. The backward pass gathers them again. For a large ``topk``
-on a CPU, this takes half the time of gathering everything at once, because the gathered copy would
-not fit into any cache. Training stores only q, k, v, the output and the indices, for any ``topk``.
+The attention has two forms. ``routing_kernels.py`` reads the selected windows in place, on NVIDIA
+GPUs. The form for all devices is here: a few query windows are processed at a time:
+their keys and values are gathered into a buffer that fits into the cache, used, and discarded. The
+backward pass gathers them again. For a large ``topk`` on a CPU, this takes half the time of
+gathering everything at once, because the gathered copy would not fit into any cache. With either
+form, training stores only q, k, v, the output and the indices, for any ``topk``.
 
 Shape legend: N batch, C channels, H, W map, P = grid * grid windows, M pixels of a window,
 h heads, d head width (C = h * d), L = topk * M keys of a query; R rows = windows of all images,
@@ -21,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .forms import gather_bytes, traceable
+from .forms import gather_bytes, routing_kernel, traceable
 
 
 def routing_attention(
@@ -56,8 +58,12 @@ def routing_attention(
     size = height // grid, width // grid
     if q.shape[1] % size[0] or q.shape[2] % size[1]:
         raise ValueError(f"queries {q.shape[1]}x{q.shape[2]} do not end with a window {size}")
+    if routing_kernel(q, heads):
+        return _attention_in_place(q, k, v, heads, size, topk, scale)
     q_win, k_win, v_win = (to_windows(x, size, heads) for x in (q, k, v))  # (N, P, h, M, d)
-    index = select_windows(q_win, k_win, topk, scale)
+    index = select_windows(q_win, k_win, (3,), topk, scale)
+    first = torch.arange(len(k), device=k.device) * k_win.shape[1]
+    index = index + first.view(-1, 1, 1)  # numbered over all images
     out = _GatheredAttention.apply(
         q_win.flatten(0, 1), k_win.flatten(0, 1), v_win.flatten(0, 1), index.flatten(0, 1), scale
     )
@@ -85,12 +91,27 @@ def _traceable(
     return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
+def _attention_in_place(q, k, v, heads, size, topk, scale) -> Tensor:
+    """Routing attention by the kernels, for windows of ``size`` pixels."""
+    from .routing_kernels import routed_attention  # needs triton, which CPUs do not have
+
+    views = (window_view(x, size, heads) for x in (q, k))
+    index = select_windows(*views, (4, 5), topk, scale)
+    out, _ = routed_attention(q, k, v, index.int(), heads, *size, scale)
+    return out
+
+
+def window_view(x: Tensor, size: tuple[int, int], heads: int) -> Tensor:
+    """(N, H, W, C) -> (N, rows, columns, h, height, width, d) of windows, without a copy."""
+    x = x.unflatten(3, (heads, -1)).unflatten(2, (-1, size[1])).unflatten(1, (-1, size[0]))
+    return x.permute(0, 1, 3, 5, 2, 4, 6)
+
+
 def to_windows(x: Tensor, size: tuple[int, int], heads: int) -> Tensor:
     """(N, H, W, C) -> (N, P, h, M, d), windows and pixels row by row."""
-    n, height, width, _ = x.shape
-    x = x.reshape(n, height // size[0], size[0], width // size[1], size[1], heads, -1)
-    x = x.permute(0, 1, 3, 5, 2, 4, 6)  # (N, rows, columns, h, of a row, of a column, d)
-    return x.reshape(n, -1, heads, size[0] * size[1], x.shape[-1])
+    return window_view(x, size, heads).reshape(
+        len(x), -1, heads, size[0] * size[1], x.shape[3] // heads
+    )
 
 
 def from_windows(x: Tensor, size: tuple[int, int], shape: torch.Size) -> Tensor:
@@ -101,25 +122,27 @@ def from_windows(x: Tensor, size: tuple[int, int], shape: torch.Size) -> Tensor:
 
 
 @torch.no_grad()
-def select_windows(q: Tensor, k: Tensor, topk: int, scale: float) -> Tensor:
-    """Routing: the ``topk`` key windows of each query window, numbered over all images.
+def select_windows(
+    q: Tensor, k: Tensor, pixels: tuple[int, ...], topk: int, scale: float
+) -> Tensor:
+    """Routing: the ``topk`` key windows of each query window.
 
     Args:
-        q: queries (N, P', h, M, d).
-        k: keys (N, P, h, M, d).
+        q: queries (N, P', h, M, d), or in place (N, rows', columns', h, height, width, d).
+        k: keys (N, P, h, M, d), or in place.
+        pixels: the dimensions of the pixels of a window.
         topk: windows to choose.
         scale: factor on the products.
 
     Returns:
-        int64 (N, P', topk); window p of image n is n * P + p.
+        int64 (N, P', topk), the windows numbered within their image.
     """
     with torch.autocast(q.device.type, enabled=False):
         dtype = torch.promote_types(q.dtype, torch.float32)
-        q, k = (x.mean(3, dtype=dtype).flatten(2) for x in (q, k))  # (N, P, C)
+        # (N, P, C)
+        q, k = (x.mean(pixels, dtype=dtype).flatten(-2).flatten(1, -2) for x in (q, k))
         logits = (scale * q) @ k.transpose(1, 2)  # (N, P', P)
-        index = logits.topk(topk, sorted=False).indices
-    first = torch.arange(len(k), device=k.device) * k.shape[1]
-    return index + first.view(-1, 1, 1)
+        return logits.topk(topk, sorted=False).indices
 
 
 class _GatheredAttention(torch.autograd.Function):
@@ -134,9 +157,8 @@ class _GatheredAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, index, scale):
         q, k, v = (x.contiguous() for x in (q, k, v))
         out = torch.empty_like(q)
-        with torch.autocast(
-            q.device.type, enabled=False
-        ):  # in the dtype of q, like the backward pass
+        # in the dtype of q, like the backward pass
+        with torch.autocast(q.device.type, enabled=False):
             for rows, _, keys, values in _chunks(k, v, index):
                 out[rows] = F.scaled_dot_product_attention(q[rows], keys, values, scale=scale)
         ctx.save_for_backward(q, k, v, index, out)

@@ -1,9 +1,9 @@
 """Attention within (shifted) windows of a map, with a learned bias per relative position.
 
-It was introduced by Swin Transformer (arXiv 2103.14030). Three tensors are computed once per map
-size instead of in every forward pass: the index that brings a map into its windows and back in a
-single copy, padding and cyclic shift included; the mask of the shifted windows; the index into the
-bias table.
+It was introduced by Swin Transformer (arXiv 2103.14030). Two indices are computed once per map
+size instead of in every forward pass: that which brings a map into its windows and back in a single
+copy, padding and cyclic shift included; and that into the bias table. They are computed on the
+device of the map, without waiting for it.
 
 Shape legend: N batch, C channels, H, W map, L tokens (= H * W), P windows of the padded map,
 M cells of a window (= side * side), h heads, d head width (C = h * d).
@@ -31,13 +31,14 @@ class WindowGrid(NamedTuple):
         tokens: (P * M,) the token in each window cell, windows row by row; 0 if there is none.
         cells: (L,) the window cell of each token.
         empty: indices of the cells without a token: the padding below and to the right.
-        mask: (P, 1, M, aligned M) summand of the logits, or None without a shift.
+        regions: (P, M) labels of the parts of the map that the shift has brought together in a
+            window, or None without a shift.
     """
 
     tokens: Tensor
     cells: Tensor
     empty: Tensor
-    mask: Tensor | None
+    regions: Tensor | None
 
 
 @lru_cache(maxsize=256)
@@ -46,15 +47,15 @@ def window_grid(height: int, width: int, side: int, shift: int, device: torch.de
     # Cached tensors are also used in training, even if the first call was in inference mode.
     with torch.inference_mode(False), torch.no_grad():
         padded = [-(-size // side) * side for size in (height, width)]
-        tokens = torch.full(padded, -1)
-        tokens[:height, :width] = torch.arange(height * width).view(height, width)
-        tokens = _windows(tokens.roll((-shift, -shift), (0, 1)), side).flatten()  # (P * M,)
-        taken = tokens >= 0
-        cells = torch.empty(height * width, dtype=torch.long)
-        cells[tokens[taken]] = taken.nonzero().flatten()
-        empty = (~taken).nonzero().flatten()
-        mask = _shift_mask(*padded, side, shift).to(device) if shift else None
-        return WindowGrid(tokens.clamp(min=0).to(device), cells.to(device), empty.to(device), mask)
+        y, x = ((torch.arange(size, device=device) + shift) % size for size in padded)
+        tokens = _windows(y[:, None] * width + x, side).flatten()  # (P * M,)
+        taken = _windows((y < height)[:, None] & (x < width), side).flatten()
+        # Sorting needs no look at the values, as the positions of the true ones would.
+        order = taken.byte().argsort(stable=True)
+        empty, cells = order.split([len(order) - height * width, height * width])
+        cells = cells[tokens[cells].argsort()]
+        regions = _regions(*padded, side, shift, device) if shift else None
+        return WindowGrid(torch.where(taken, tokens, 0), cells, empty, regions)
 
 
 def _windows(x: Tensor, side: int) -> Tensor:
@@ -64,24 +65,26 @@ def _windows(x: Tensor, side: int) -> Tensor:
     return x.reshape(-1, side * side)
 
 
-def _shift_mask(height: int, width: int, side: int, shift: int) -> Tensor:
-    """(P, 1, M, aligned M): MASKED between cells that only the roll made neighbours, else 0.
+def _regions(height: int, width: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """int8 (P, M): equal for cells of a window that were neighbours before the roll.
 
     The last window of each axis has two regions: the end of the map, and its start, rolled in.
     """
 
     def region(size):
-        label = torch.zeros(size, dtype=torch.long)
-        label[size - side : size - shift] = 1
-        label[size - shift :] = 2
-        return label
+        place = torch.arange(size, device=device)
+        return (place >= size - side).to(torch.int8) + (place >= size - shift)
 
-    regions = _windows(3 * region(height)[:, None] + region(width), side)  # (P, M)
-    mask = (regions[:, :, None] != regions[:, None, :]) * MASKED  # (P, M, M)
-    return F.pad(mask, (0, _surplus(side * side)))[:, None]
+    return _windows(3 * region(height)[:, None] + region(width), side)
 
 
-def _regions(size: int, side: int, shift: int, device: torch.device) -> Tensor:
+def _shift_mask(regions: Tensor, dtype: torch.dtype) -> Tensor:
+    """(P, M) -> (P, 1, M, aligned M): MASKED between cells of different regions, else 0."""
+    mask = (regions[:, :, None] != regions[:, None, :]).to(dtype) * MASKED  # (P, M, M)
+    return F.pad(mask, (0, _surplus(regions.shape[1])))[:, None]
+
+
+def _parts(size: int, side: int, shift: int, device: torch.device) -> Tensor:
     """(size,): 0 for all windows but the last, 1 and 2 for the two parts of the last one."""
     places = torch.arange(size, device=device)
     return (places >= size - side).long() + (places >= size - shift)
@@ -173,7 +176,7 @@ class WindowAttention(nn.Module):
         qkv = into_windows(self.qkv(x.flatten(1, 2)), self.qkv.bias, grid)  # (N, P * M, 3C)
         qkv = qkv.view(-1, cells, 3, self.heads, channels // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (N * P, h, M, d), a view
-        bias = self.bias(grid.mask, batch).to(q.dtype)
+        bias = self.bias(grid.regions, batch).to(q.dtype)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (N * P, h, M, d)
         out = out.transpose(1, 2).reshape(batch, -1, channels)  # (N, P * M, C)
         return self.proj(out_of_windows(out, grid)).view(x.shape)
@@ -191,8 +194,8 @@ class WindowAttention(nn.Module):
         q, k, v = qkv.unbind()  # each (N, P, h, M, d)
         bias = self.bias(None, 1)[0]  # (h, M, M)
         if shift:
-            regions = [_regions(size, side, shift, x.device) for size in x.shape[1:3]]
-            regions = 3 * regions[0][:, None] + regions[1]  # (H, W) of the padded map
+            rows, columns = (_parts(size, side, shift, x.device) for size in x.shape[1:3])
+            regions = 3 * rows[:, None] + columns  # (H, W) of the padded map
             regions = regions.unflatten(1, (grid[1], side)).unflatten(0, (grid[0], side))
             regions = regions.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (P, M)
             apart = regions[:, None, :, None] != regions[:, None, None, :]  # (P, 1, M, M)
@@ -203,14 +206,14 @@ class WindowAttention(nn.Module):
         out = out.flatten(3, 4).flatten(1, 2).roll((shift, shift), (1, 2))
         return self.proj(out[:, :height, :width])
 
-    def bias(self, mask: Tensor | None, batch: int) -> Tensor:
-        """The summand of the logits: (1, h, M, M) or, with a mask, (N * P, h, M, M)."""
+    def bias(self, regions: Tensor | None, batch: int) -> Tensor:
+        """The summand of the logits: (1, h, M, M) or, with regions, (N * P, h, M, M)."""
         cells = self.side**2
         bias = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = bias.view(cells, cells, -1).permute(2, 0, 1)  # (h, M, M)
         bias = F.pad(bias, (0, _surplus(cells)))[None]
-        if mask is not None:
-            bias = bias + mask.to(bias.dtype)  # (P, h, M, aligned M)
+        if regions is not None:
+            bias = bias + _shift_mask(regions, bias.dtype)  # (P, h, M, aligned M)
             if batch > 1:
                 bias = bias.repeat(batch, 1, 1, 1)
         return bias[..., :cells]

@@ -1,21 +1,22 @@
 """The errors of a detector: mmdet's own COCO error analysis and confusion matrix."""
 
 import importlib.util
-import io
 import json
 import os
 import re
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import mmdet
 import numpy as np
 from matplotlib import pyplot
+from tqdm import tqdm
 
 from models_mm.errors import UserError
 from models_mm.mmdet2.data_files import files_of
@@ -137,8 +138,9 @@ def confusion_counts(dataset, results: list, score_thr: float) -> np.ndarray:
         dataset.check_truth(["bbox"])
     tool = mmdet_tool("confusion_matrix")
     boxes = [result[0] if isinstance(result, tuple) else result for result in results]
-    with redirect_stdout(io.StringIO()):  # its progress bar
-        return tool.calculate_confusion_matrix(dataset, boxes, score_thr)
+    bar = partial(tqdm, leave=False, disable=None)
+    tool.mmcv = SimpleNamespace(ProgressBar=lambda total: bar(total=total))  # not one for logs
+    return tool.calculate_confusion_matrix(dataset, boxes, score_thr)
 
 
 def confusion_matrix(dataset, results: list, out: Path, score_thr: float) -> Path:

@@ -16,7 +16,7 @@ from models_mm.config_files import ROOT, is_config
 from models_mm.data.demo import draw_scene
 from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError, did_you_mean
-from models_mm.layers.forms import RULES, plain_form
+from models_mm.layers.forms import RULES, use_forms
 from models_mm.mmdet2.building import built
 from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.inference import Detector
@@ -62,12 +62,13 @@ class Candidate:
         torch.manual_seed(0)
         self.name = target
         name, *variants = target.split(":")
-        self.rules = [r for r in RULES if r in variants or "plain" in variants]
+        named = {rule: not on for rule, on in RULES.items() if rule in variants}
+        self.forms = dict.fromkeys(RULES, False) | named if "plain" in variants else named
         variants = [v for v in variants if v != "plain" and v not in RULES]
         if variants not in ([], ["fused"], ["direct"], ["compiled"]):
             raise UserError(
                 f"{target}: the variants of a target are :fused, :direct, :compiled, :plain and, "
-                f"for a single plain form, :{', :'.join(RULES)}"
+                f"for the other form of one operator, :{', :'.join(RULES)}"
             )
         self.args, self.fused = args, variants == ["fused"]
         self.is_detector = is_config(name)
@@ -114,7 +115,7 @@ class Candidate:
     def infer(self) -> None:
         """One inference of the batch."""
         self.model.eval()
-        with torch.inference_mode(), self._autocast(), plain_form(*self.rules):
+        with torch.inference_mode(), self._autocast(), use_forms(**self.forms):
             if self.is_detector:
                 self.model.simple_test(self.image, self._metas(), rescale=False)
             else:
@@ -123,7 +124,7 @@ class Candidate:
     def train(self) -> None:
         """Forward, backward and nothing else: optimisers do not differ between candidates."""
         self.model.train()
-        with plain_form(*self.rules):
+        with use_forms(**self.forms):
             with self._autocast():
                 if self.is_detector:
                     losses = self.model.forward_train(self.image, self._metas(), **self._truth())

@@ -72,6 +72,8 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
         launcher = os.getppid()
         liveness.require("the launcher", lambda: os.getppid() != launcher)
     liveness.start()
+    if getattr(args, "deterministic", False):  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     wanted, cfg.gpu_ids = cfg.get("gpu_ids"), [chosen_gpu(args)]
     settle_device(cfg)
     if cfg.device == "cpu" and cfg.get("fp16") is not None:
@@ -85,6 +87,8 @@ def join(cfg: Config, args: argparse.Namespace) -> bool:
     if distributed:
         init_dist(args.launcher, **process_group(cfg, args.launcher))
         cfg.gpu_ids = range(get_dist_info()[1])
+    elif cfg.device == "cuda":
+        torch.cuda.set_device(cfg.gpu_ids[0])  # its random state is the one to keep
     if wanted is not None and list(wanted) != list(cfg.gpu_ids):
         say_once(f"config: gpu_ids={wanted} is not used: --gpu-id, or the launcher, chooses")
     if get_dist_info()[0] == 0:
@@ -106,6 +110,11 @@ def chosen_gpu(args: argparse.Namespace) -> int:
         has = f"the GPUs 0 to {there - 1}" if there else "no GPU"
         raise UserError(f"--gpu-id {chosen}: this machine has {has}")
     return chosen
+
+
+def own_gpu(cfg: Config) -> list[int] | None:
+    """The GPU of this process, as DistributedDataParallel wants it; None on a CPU."""
+    return [torch.cuda.current_device()] if cfg.device == "cuda" else None
 
 
 def settle_device(cfg: Config) -> None:

@@ -2,11 +2,12 @@
 
 import keyword
 import os
+import re
 from collections.abc import Mapping
 
 from mmcv import Config
 
-from models_mm.errors import UserError
+from models_mm.errors import UserError, printable
 
 WIDTH = 100
 # The order of the settings, with a heading for each group; others come after them.
@@ -46,10 +47,12 @@ def config_text(cfg: Config, reasons: Mapping[str, list[str]], title: list[str])
         UserError: the path of the folder has a character that would end a text in the file.
     """
     folder = cfg.work_dir
-    if any(letter in folder for letter in "\"'\\\n\r") or not folder.isprintable():
-        raise UserError(f"{folder}: a config cannot name a folder with quotes or backslashes")
+    if any(letter in folder for letter in '"\\{') or not folder.isprintable():
+        raise UserError(
+            f"{printable(folder)}: a config cannot name a folder with quotes, braces or backslashes"
+        )
     settings = dict(cfg._cfg_dict)
-    lines = [*(f"# {line}" for line in title), ""]
+    lines = [*(f"# {harmless(line)}" for line in title), ""]
     for heading, names in GROUPS.items():
         present = [name for name in names if settings.get(name) is not None or name in NEEDED]
         if not present:
@@ -76,13 +79,18 @@ def comments(reasons: list[str]) -> list[str]:
     lines = []
     for reason in reasons:
         line = "#"
-        for word in reason.split():
+        for word in harmless(reason).split():
             if len(line) + 1 + len(word) > WIDTH:
                 lines.append(line)
                 line = "#  "
             line += f" {word}"
         lines.append(line)
     return lines
+
+
+def harmless(line: str) -> str:
+    """A line as a comment: it ends where it ends, and mmcv replaces nothing in it."""
+    return re.sub(r"\{(?=\{)", "{ ", printable(line))
 
 
 def data_lines(data: dict, folder: str) -> list[str]:
@@ -94,6 +102,8 @@ def data_lines(data: dict, folder: str) -> list[str]:
         for other, known in named.items():
             if known == value:
                 return Expression(other)
+        while name in named:
+            name += "_2"
         named[name] = value
         return Expression(name)
 
@@ -167,4 +177,4 @@ def has_names(value: Mapping) -> bool:
 def quoted(text: str) -> str:
     """A text in double quotes where that is the same."""
     plain = text.isprintable() and not set(text) & set('"\\')
-    return f'"{text}"' if plain else repr(text)
+    return (f'"{text}"' if plain else repr(text)).replace("{{", r"\x7b\x7b")

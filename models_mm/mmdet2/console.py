@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from models_mm.logs import LOGGER, is_for_terminal
 from models_mm.mmdet2.loaders import Loader
+from models_mm.mmdet2.losses import Losses
 from models_mm.values import is_number
 
 WIDTH = 11  # of a column of the table
@@ -68,6 +69,7 @@ class Console(LoggerHook):
     def __init__(self, interval: int, by_epoch: bool):
         super().__init__(interval=interval, by_epoch=by_epoch)
         self.columns: list[str] = []
+        self.logged: dict[str, float] = {}
         self.best = 0.0
 
     def before_run(self, runner: BaseRunner) -> None:
@@ -88,7 +90,10 @@ class Console(LoggerHook):
     def after_train_iter(self, runner: BaseRunner) -> None:
         if not self.bar.disable:
             times = runner.log_buffer.val_history.get("time", [])[-RECENT:]
-            text = self.progress(runner, runner.outputs.get("log_vars", {}), times)
+            values = runner.outputs.get("log_vars", {})
+            if isinstance(values, Losses):  # on the GPU, which each reading would wait for
+                values = self.logged = self.logged or dict(values)
+            text = self.progress(runner, values, times)
             self.bar.set_description_str(f"{self.place(runner)}  {text}", refresh=False)
             # an evaluation by iterations calls this before it, too
             self.bar.update(runner.iter + 1 - self.bar.n)
@@ -98,6 +103,7 @@ class Console(LoggerHook):
         """Show what the log buffer has: an interval of the training, or an evaluation."""
         values = runner.log_buffer.output
         if self.get_mode(runner) == "train":
+            self.logged = dict(values)
             if self.bar.disable:
                 times = [values["time"]]
                 write(f"{self.place(runner)}  {self.progress(runner, values, times)}")

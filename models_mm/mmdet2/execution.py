@@ -11,6 +11,7 @@ from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 from torch import nn
 
 from models_mm.errors import UserError
+from models_mm.layers.forms import allows_tf32
 
 AMP = ("bfloat16", "float16", "off")
 
@@ -27,6 +28,25 @@ def settle_precision(cfg: Config) -> None:
     if amp not in AMP:
         raise UserError(f"amp: {', '.join(AMP)}, not {amp!r}")
     cfg.fp16 = dict(loss_scale="dynamic") if amp == "float16" else None
+
+
+def settle_kernels(deterministic: bool) -> str:
+    """Choose kernels that repeat their results bit for bit, if that is wanted.
+
+    An operator that has none is used all the same, and PyTorch warns of it.
+
+    Returns:
+        A line for the log: which kernels a GPU uses.
+    """
+    if deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads such
+    formats = ("float32", "TF32")
+    return (
+        f"GPU kernels: {'deterministic' if deterministic else 'any'}, cudnn_benchmark "
+        f"{torch.backends.cudnn.benchmark}; products of float32 in {formats[allows_tf32()]}, "
+        f"convolutions in {formats[allows_tf32(convolutions=True)]}"
+    )
 
 
 def prepare_execution(model: nn.Module, cfg: Config) -> nn.Module:

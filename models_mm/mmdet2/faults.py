@@ -4,7 +4,9 @@
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import contextmanager
+from typing import NamedTuple, NoReturn
 
 import torch
 from mmcv.runner import BaseRunner, LogBuffer
@@ -13,6 +15,7 @@ from torch import nn
 from models_mm.data.sampling import image_metas
 from models_mm.distributed import ranks
 from models_mm.errors import UserError
+from models_mm.mmdet2.losses import Losses
 
 MEMORY_ADVICE = (
     "less memory: --cfg-options model.backbone.with_cp=True (recompute activations); "
@@ -57,8 +60,27 @@ class BadImages:
             )
 
 
+class Unread(NamedTuple):
+    """An iteration whose losses are still on the GPU.
+
+    Attributes:
+        iteration: from 1 on.
+        images: of this rank, by name.
+        own: the loss of this rank.
+        losses: of all ranks.
+    """
+
+    iteration: int
+    images: list[str]
+    own: torch.Tensor
+    losses: Losses
+
+
 class LossCheck:
     """Looks at the loss of each iteration before the optimizer uses it.
+
+    On a GPU, to look means to wait. There, ``"stop"`` looks at the losses of several iterations
+    together, and before a checkpoint: what is written was made of finite losses.
 
     Args:
         action: ``"stop"`` ends the run; ``"skip"`` leaves the step out, norms' statistics too.
@@ -75,6 +97,7 @@ class LossCheck:
         self.limit = limit
         self.skipped = 0
         self.buffers: dict[str, torch.Tensor] = {}
+        self.unread: list[Unread] = []
 
     def before_forward(self, model: nn.Module) -> None:
         """Keep the buffers, which a forward pass that is not used must not change."""
@@ -89,37 +112,66 @@ class LossCheck:
         Raises:
             UserError: it is not, and the run ends; names the images and the losses.
         """
-        # the logged loss is the mean over the ranks: all of them see the same
-        total = runner.outputs["log_vars"].get("loss")
-        if total is None or math.isfinite(total):
+        losses = runner.outputs["log_vars"]
+        names = [str(image.get("ori_filename", "?")) for image in image_metas(runner.data_batch)]
+        now = Unread(runner.iter + 1, names, runner.outputs["loss"].detach(), losses)
+        if self.action == "stop" and isinstance(losses, Losses):
+            self.unread.append(now)
+            return True
+        if is_finite(losses):
             self.skipped = 0
             return True
-        where = describe(runner)
         self.skipped += 1
         if self.action == "stop" or self.skipped > self.limit:
-            raise UserError(
-                f"the loss is not finite in {where}. {last_good(runner)}. A lower learning rate "
-                "(optimizer.lr), longer warmup or gradient clipping (optimizer_config.grad_clip) "
-                "may help; faults.nonfinite_loss=skip leaves such steps out"
-            )
-        runner.logger.warning(f"step left out: the loss is not finite in {where}")
-        remove_newest(runner.log_buffer, runner.outputs["log_vars"])
+            self.end(runner, now)
+        runner.logger.warning(f"step left out: the loss is not finite in {describe(now)}")
+        remove_newest(runner.log_buffer, losses)
         for name, value in runner.bare_model().named_buffers():
             value.copy_(self.buffers[name])
         return False
 
+    def look_back(self, runner: BaseRunner, now: bool = False) -> None:
+        """Look at the losses that are still on the GPU, if it is time to; every rank calls it.
 
-def describe(runner: BaseRunner) -> str:
+        Args:
+            runner: the training.
+            now: it is time in any case.
+
+        Raises:
+            UserError: as :meth:`passes`.
+        """
+        if now or (runner.iter + 1) % ranks.GPU_ITERATIONS == 0:
+            for before in self.unread:
+                if not is_finite(before.losses):
+                    self.end(runner, before)
+            self.unread.clear()
+
+    def end(self, runner: BaseRunner, iteration: Unread) -> NoReturn:
+        """End the run because of the losses of an iteration."""
+        raise UserError(
+            f"the loss is not finite in {describe(iteration)}. {last_good(runner)}. A lower "
+            "learning rate (optimizer.lr), longer warmup or gradient clipping "
+            "(optimizer_config.grad_clip) may help; faults.nonfinite_loss=skip leaves such steps "
+            "out"
+        )
+
+
+def is_finite(losses: Mapping) -> bool:
+    """Whether the loss is; it is the mean over the ranks, so that all of them see the same."""
+    total = losses.get("loss")
+    return total is None or math.isfinite(total)
+
+
+def describe(iteration: Unread) -> str:
     """The iteration, the images and the losses that are not finite; every rank calls it."""
-    names = [str(image.get("ori_filename", "?")) for image in image_metas(runner.data_batch)]
-    mine = names if not math.isfinite(runner.outputs["loss"].item()) else []
+    mine = iteration.images if not math.isfinite(iteration.own.item()) else []
     images = ", ".join(name for of_rank in ranks.gather(mine) for name in of_rank)
     losses = ", ".join(
         f"{name} {value:g}"
-        for name, value in runner.outputs["log_vars"].items()
+        for name, value in iteration.losses.items()
         if isinstance(value, float) and not math.isfinite(value)
     )
-    return f"iteration {runner.iter + 1}, images {images}: {losses}"
+    return f"iteration {iteration.iteration}, images {images}: {losses}"
 
 
 def remove_newest(log_buffer: LogBuffer, names) -> None:

@@ -27,6 +27,7 @@ class Detector:
         checkpoint: the weights.
         device: such as ``"cuda:1"`` or ``"cpu"`` (default: a GPU if there is one).
         overrides: settings of the config, as ``--cfg-options`` gives them.
+        score_thr: the lowest score that is needed; the config's threshold may be lower.
 
     Attributes:
         model: mmdet's detector.
@@ -46,6 +47,7 @@ class Detector:
         checkpoint: str | Path,
         device: str | None = None,
         overrides: dict | None = None,
+        score_thr: float = 1.0,
     ):
         config, checkpoint = str(config), str(checkpoint)
         if not is_url(checkpoint) and not Path(checkpoint).expanduser().is_file():
@@ -56,6 +58,7 @@ class Detector:
         device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         cfg.device = device.type
         settle_precision(cfg)
+        lower_thresholds(cfg.model.get("test_cfg") or {}, score_thr)
         cfg.fp16 = cfg.get("fp16") if device.type == "cuda" else None
         self.model = load_model(cfg, checkpoint, fuse=True).to(device)
         with warnings.catch_warnings():  # mmdet warns of batches, which are wanted here
@@ -99,3 +102,10 @@ def usable(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # the latter: PyTorch built without CUDA
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name}: {reason} (`cpu` works everywhere)") from error
+
+
+def lower_thresholds(test_cfg: dict, score_thr: float) -> None:
+    """Let a detector give objects of a score that its config leaves out."""
+    for part in (test_cfg, test_cfg.get("rcnn") or {}):
+        if part.get("score_thr", 0) > score_thr:
+            part["score_thr"] = score_thr

@@ -12,16 +12,22 @@ from torch import nn
 from models_mm.errors import UserError
 from models_mm.logs import FILE_ONLY
 from models_mm.mmdet2.building import built
+from models_mm.mmdet2.losses import Later
 
+FUSED = ("Adam", "AdamW", "SGD")  # optimizers that PyTorch has in one kernel
 IMAGES = 2  # per batch, where the config does not say
 
 
 def optimizer_of(model: nn.Module, settings: dict) -> torch.optim.Optimizer:
-    """The optimizer of a config.
+    """The optimizer of a config; on a GPU, one kernel for all parameters where PyTorch has it.
 
     Raises:
         UserError: it cannot be built, or decays learning rates by layers that it does not know.
     """
+
+    if on_gpu(model) and not {"fused", "foreach", "differentiable"} & settings.keys():
+        if settings.get("type") in FUSED:
+            settings = {**settings, "fused": True}
 
     def build():
         try:
@@ -34,6 +40,11 @@ def optimizer_of(model: nn.Module, settings: dict) -> torch.optim.Optimizer:
             ) from error
 
     return built("optimizer", build)
+
+
+def on_gpu(model: nn.Module) -> bool:
+    """Whether all parameters are on GPUs."""
+    return all(parameter.is_cuda for parameter in model.parameters())
 
 
 def scale_lr(cfg: Config, logger) -> None:
@@ -104,6 +115,11 @@ class StepSettings:
                 "BatchNorm are still those of single iterations"
             )
 
+    def keep_scale(self, runner: BaseRunner) -> None:
+        """Put the loss scale where checkpoints have it; on a GPU this waits for its work."""
+        if self.half:
+            runner.meta.setdefault("fp16", {})["loss_scaler"] = self.scaler.state_dict()
+
     def parts(self, runner: BaseRunner) -> int:
         """The number of iterations that share the step which this iteration is for.
 
@@ -127,7 +143,8 @@ class StepSettings:
         found = [p for p in runner.model.parameters() if p.requires_grad and p.grad is not None]
         if self.grad_clip is not None and found:
             norm = nn.utils.clip_grad_norm_(found, **self.grad_clip)
-            runner.log_buffer.update({"grad_norm": float(norm)}, runner.outputs["num_samples"])
+            value = Later(norm.item) if norm.is_cuda else float(norm)
+            runner.log_buffer.update({"grad_norm": value}, runner.outputs["num_samples"])
 
 
 def step_settings(cfg: Config) -> StepSettings | None:

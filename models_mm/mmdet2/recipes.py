@@ -18,6 +18,7 @@ from mmcv import Config
 from mmdet.models import build_detector
 from mmdet.models.builder import BACKBONES
 
+from models_mm.checkpoints import load_for_finetuning
 from models_mm.checkpoints.files import is_url, missing_file_message
 from models_mm.config_files import box_detector
 from models_mm.data.formats.labels import DataSet, Part
@@ -98,14 +99,16 @@ def decide(cfg: Config, data: DataSet, choices: Choices, name: str, said: Decisi
     set_logs(cfg, steps, choices, said)
 
 
-def check_model(cfg: Config) -> None:
-    """Refuse a model that cannot be built.
+def check_start(cfg: Config) -> None:
+    """Refuse a model that cannot be built, and a checkpoint that it cannot start from.
 
     Raises:
         UserError: says why.
     """
-    model, outer = copy.deepcopy(cfg.model), (cfg.get("train_cfg"), cfg.get("test_cfg"))
-    built("model", lambda: build_detector(model, *outer))
+    settings, outer = copy.deepcopy(cfg.model), (cfg.get("train_cfg"), cfg.get("test_cfg"))
+    model = built("model", lambda: build_detector(settings, *outer))
+    if cfg.get("load_from") and not is_url(cfg.load_from):
+        load_for_finetuning(model, cfg.load_from)
 
 
 def check_masks(cfg: Config, data: DataSet, name: str) -> None:

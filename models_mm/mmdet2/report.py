@@ -45,7 +45,9 @@ AP = ("all", "IoU 0.5", "IoU 0.75", "small", "medium", "large")
 SIZES = {"small": "< 32²", "medium": "32²–96²", "large": "> 96²"}
 
 
-def write_report(work_dir: str | Path, device: str | None = None) -> Path:
+def write_report(
+    work_dir: str | Path, device: str | None = None, config: str | Path | None = None
+) -> Path:
     """Write ``report.html`` into the work dir of a training.
 
     The best checkpoint, or else the last, is evaluated on ``data.val``. A section whose data cannot
@@ -54,6 +56,7 @@ def write_report(work_dir: str | Path, device: str | None = None) -> Path:
     Args:
         work_dir: of the training.
         device: for the evaluation (default: a GPU if there is one).
+        config: of the training (default: the one in the work dir).
 
     Returns:
         The path of the page.
@@ -64,7 +67,7 @@ def write_report(work_dir: str | Path, device: str | None = None) -> Path:
     folder = Path(work_dir)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give the work dir of a training")
-    config, checkpoint = find_trained(folder)
+    config, checkpoint = find_trained(folder, config)
     cfg = load_config(str(config))
     check_settings(cfg, ("val",))
     meta = runs.read_meta(checkpoint)

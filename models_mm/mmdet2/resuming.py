@@ -13,6 +13,9 @@ from models_mm.errors import CheckpointError
 from models_mm.mmdet2.loaders import Loader
 from models_mm.mmdet2.snapshots import swap_averages
 
+# Settings of an optimizer that are of the device and not of the training.
+KERNELS = ("fused", "foreach")
+
 
 def resume(runner: BaseRunner, path: str, with_optimizer: bool = True) -> dict:
     """Take weights, optimizer and place from a checkpoint: ours, or mmcv's after an epoch.
@@ -33,7 +36,7 @@ def resume(runner: BaseRunner, path: str, with_optimizer: bool = True) -> dict:
     check_state(found, path)
     if with_optimizer:
         check_optimizer(runner.optimizer, found["optimizer"], path)
-        runner.optimizer.load_state_dict(found["optimizer"])
+        load_optimizer(runner.optimizer, found["optimizer"])
     runner.meta = {
         **(runner.meta or {}),
         **{k: meta[k] for k in ("hook_msgs", "fp16") if meta.get(k) is not None},
@@ -50,6 +53,15 @@ def resume(runner: BaseRunner, path: str, with_optimizer: bool = True) -> dict:
     )
     averages = {k: v for k, v in found["state_dict"].items() if k.startswith("ema_")}
     return {**progress, "ema": averages}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Load the state of an optimizer, which may have had other kernels: on a CPU, or before."""
+    own = [{k: group[k] for k in KERNELS if k in group} for group in optimizer.param_groups]
+    saved = [
+        {**group, **kernels} for group, kernels in zip(state["param_groups"], own, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": saved})
 
 
 def forget_best_elsewhere(runner: BaseRunner) -> None:

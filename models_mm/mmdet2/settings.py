@@ -107,6 +107,8 @@ TABLE: dict[str, Kind] = {
     "optimizer.momentum": number(0),
     "optimizer.eps": number(0),
     "optimizer.betas": many(number(0, 1)),
+    "optimizer.fused": either(NONE, FLAG),
+    "optimizer.foreach": either(NONE, FLAG),
     "optimizer.paramwise_cfg": either(NONE, SETTINGS),
     "optimizer.paramwise_cfg.*_mult": number(0),
     "optimizer.paramwise_cfg.bypass_duplicate": FLAG,

@@ -99,6 +99,7 @@ class CheckpointWriter:
     def write(self, runner: BaseRunner, name: str, epoch_ended: bool) -> None:
         """Write a checkpoint, then point ``latest.pth`` at it, then delete old ones."""
         path = Path(runner.work_dir) / name
+        runner.loss_check.look_back(runner, now=True)
         content = snapshot(runner, epoch_ended)
         messages = {**runner.meta.get("hook_msgs", {}), "last_ckpt": str(path)}
         written = runner.meta.get("written", 0) + 1
@@ -127,6 +128,8 @@ def snapshot(runner: BaseRunner, epoch_ended: bool) -> dict:
     """
     iteration = runner.iter + (not epoch_ended)
     states = ranks.gather(randomness.capture())
+    if runner.step:
+        runner.step.keep_scale(runner)
     # at the end of an epoch EMA's hook has put the averages into the model by itself
     with averaged_weights(runner, swap=not epoch_ended):
         return dict(

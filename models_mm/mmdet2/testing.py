@@ -24,7 +24,7 @@ from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.evaluation.masks import encode_result
 from models_mm.mmdet2 import work_dirs
-from models_mm.mmdet2.building import build_data, build_model, join, prepare
+from models_mm.mmdet2.building import build_data, build_model, join, own_gpu, prepare
 from models_mm.mmdet2.configs import check_files, compatible, load_config
 from models_mm.mmdet2.data_files import check_image_files, files_of, images_on_disk
 from models_mm.mmdet2.evaluation import check_evaluation, predict
@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> None:
     model.CLASSES = getattr(model, "CLASSES", None) or loader.dataset.CLASSES
 
     if distributed:
-        local_rank = int(os.environ["LOCAL_RANK"])
-        model = build_ddp(model, cfg.device, device_ids=[local_rank], broadcast_buffers=False)
+        model = build_ddp(model, cfg.device, device_ids=own_gpu(cfg), broadcast_buffers=False)
         watchdog.start(cfg)
     else:
         model = build_dp(model, cfg.device, device_ids=cfg.gpu_ids)

@@ -2,7 +2,6 @@
 ``train_detector`` does, with a run that survives its faults (docs/faults.md)."""
 
 import copy
-import os
 
 from mmcv import Config
 from mmcv.runner import EMAHook, get_dist_info, get_host_info
@@ -16,7 +15,7 @@ from models_mm.distributed import watchdog
 from models_mm.errors import UserError
 from models_mm.logs import FILE_ONLY
 from models_mm.mmdet2 import work_dirs
-from models_mm.mmdet2.building import build_data, built
+from models_mm.mmdet2.building import build_data, built, own_gpu
 from models_mm.mmdet2.configs import compatible
 from models_mm.mmdet2.console import Console, describe, write
 from models_mm.mmdet2.data_files import check_image_files
@@ -24,6 +23,7 @@ from models_mm.mmdet2.early_stopping import EarlyStopping
 from models_mm.mmdet2.evaluation import EvaluationHook, check_best, check_evaluation
 from models_mm.mmdet2.faults import BadImages, LossCheck
 from models_mm.mmdet2.loaders import Loader
+from models_mm.mmdet2.losses import reduce_at_once
 from models_mm.mmdet2.optimization import IMAGES, optimizer_of, scale_lr, step_settings
 from models_mm.mmdet2.snapshots import CheckpointWriter
 from models_mm.mmdet2.training_loop import EpochLoop, IterationLoop, TrainingLoop
@@ -89,11 +89,12 @@ def assemble(
     logger = get_root_logger(log_level=cfg.log_level)
     for loader in loaders:
         share_training(loader, cfg, distributed)
+    reduce_at_once(model)
     if distributed:
         model = build_ddp(
             model,
             cfg.device,
-            device_ids=[int(os.environ["LOCAL_RANK"])],
+            device_ids=own_gpu(cfg),
             broadcast_buffers=False,
             find_unused_parameters=cfg.get("find_unused_parameters", False),
         )

@@ -26,6 +26,7 @@ from models_mm.mmdet2 import console, work_dirs
 from models_mm.mmdet2.building import build_model, join, prepare
 from models_mm.mmdet2.config_changes import check_changes
 from models_mm.mmdet2.configs import check_files, load_config, skip_overwritten
+from models_mm.mmdet2.execution import settle_kernels
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.train_detector import start_loaders, train_detector
 from models_mm.randomness import seeded
@@ -82,6 +83,8 @@ def train(cfg: Config, args: argparse.Namespace, loaders, validation, distribute
         cfg.seed += get_dist_info()[0]
     set_random_seed(cfg.seed, deterministic=args.deterministic)
     logger.info(f"Random seed {cfg.seed}, deterministic: {args.deterministic}", extra=FILE_ONLY)
+    if cfg.device == "cuda":
+        logger.info(settle_kernels(args.deterministic), extra=FILE_ONLY)
     config = cfg.pretty_text
     if before:
         check_changes(before, config, args.seed, args.allow_config_changes, logger)

@@ -35,6 +35,7 @@ from models_mm.errors import Preempted
 from models_mm.mmdet2 import resuming, snapshots
 from models_mm.mmdet2.faults import BadImages, LossCheck, explained_memory
 from models_mm.mmdet2.loaders import Loader
+from models_mm.mmdet2.losses import LossLog
 from models_mm.mmdet2.optimization import StepSettings
 
 # from which of mmcv's priorities to which
@@ -66,6 +67,7 @@ class TrainingLoop(BaseRunner):
         **settings,
     ):
         super().__init__(**settings)
+        self.log_buffer = LossLog()
         self.step = step
         self.checkpoints = checkpoints
         self.bad_images = bad_images
@@ -88,12 +90,13 @@ class TrainingLoop(BaseRunner):
         self.call_hooks("after_train_iter", *AFTER_STEP)
 
         watchdog.report_progress(f"after iteration {self.iter + 1}")
-        # all ranks or none: the signals and clocks of one are not those of another
-        stop, late = ranks.any_rank(signals.stop_requested(), self.checkpoints.is_late())
+        flags = signals.stop_requested(), self.checkpoints.is_late()
+        stop, late = ranks.any_rank_at(self.iter + 1, *flags)
         self.checkpoints.after_iteration(self, wanted=stop or late)
         if stop:
             raise Preempted(self.meta["hook_msgs"]["last_ckpt"])
         self.call_hooks("after_train_iter", *AFTER_CHECKPOINT)
+        self.loss_check.look_back(self)
         del self.data_batch
         self._iter += 1
 
@@ -116,8 +119,6 @@ class TrainingLoop(BaseRunner):
         step.clip(self)
         step.scaler.step(self.optimizer)
         step.scaler.update(step.fixed_scale)
-        if step.half:
-            self.meta.setdefault("fp16", {})["loss_scaler"] = step.scaler.state_dict()
         if step.cumulative_iters > 1:
             self.optimizer.zero_grad()
 

@@ -196,6 +196,25 @@ def test_standard_input_odd_images_and_all_formats(
     assert "in 4 images" in capsys.readouterr().out
 
 
+def test_the_results_of_a_training_stay(work_dir, demo_data):
+    (work_dir / "results.json").write_text("{}")
+    file = sorted((demo_data / "val2017").glob("*.jpg"))[0]
+    call(file, "--model", work_dir, "--out", work_dir, "--score", 0.1, "--format", "coco")
+    assert (work_dir / "results.json").read_text() == "{}"
+    assert json.loads((work_dir / "results_2.json").read_text())
+    (work_dir / "results.json").unlink()
+
+
+def test_scores_below_that_of_the_config(checkpoint, demo_data):
+    file = sorted((demo_data / "val2017").glob("*.jpg"))[0]
+    few = {"model.test_cfg.rcnn.score_thr": 0.3}
+    lowest = []
+    for score in (0.3, 0.02):
+        detector = models_mm.Detector(CONFIG, checkpoint, "cpu", score, few)
+        lowest.append(detector(file).scores.min(initial=1))
+    assert lowest[0] >= 0.3 > lowest[1] >= 0.02
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

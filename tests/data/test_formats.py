@@ -239,8 +239,48 @@ def test_voc_beside_the_images(tmp_path):
 
 def test_voc_difficult_objects_are_neither_trained_on_nor_counted(tmp_path):
     write_image(tmp_path / "a.jpg", 100, 50)
-    write(tmp_path / "a.xml", voc_object().replace("<name>", "<difficult>1</difficult><name>"))
-    assert load_data(tmp_path).content("train")["annotations"][0]["iscrowd"] == 1
+    difficult = voc_object().replace("<name>", "<difficult>1</difficult><name>")
+    write(tmp_path / "a.xml", difficult)
+    with pytest.raises(UserError, match="train: no image has an object that is no crowd and not"):
+        load_data(tmp_path)
+    write_image(tmp_path / "b.jpg", 100, 50)
+    write(tmp_path / "b.xml", voc_object())
+    crowds = [thing["iscrowd"] for thing in load_data(tmp_path).content("train")["annotations"]]
+    assert crowds == [1, 0]
+
+
+def test_voc_folders_below_annotations_are_named(tmp_path):
+    for place in ("", "more/"):
+        write_image(tmp_path / f"JPEGImages/{place}a.jpg", 100, 50)
+        write(tmp_path / f"Annotations/{place}a.xml", voc_object())
+    with pytest.raises(UserError, match="Annotations/more: XML files in folders below"):
+        load_data(tmp_path)
+
+
+def test_a_class_without_a_training_object_is_noted(tmp_path):
+    write_yolo(tmp_path)
+    file = tmp_path / "data.yaml"
+    file.write_text(file.read_text().replace("names:", "nc: 3\nnames:"))
+    content = yaml.safe_load(file.read_text())
+    names = content["names"]
+    names = names if isinstance(names, list) else list(names.values())
+    content |= {"names": {str(i): name for i, name in enumerate([*names, "lion"])}}
+    content["nc"] = len(content["names"])
+    file.write_text(yaml.safe_dump(content))
+    assert "no object in train of: lion" in load_data(tmp_path).facts()
+
+
+def test_yolo_lists_may_mix_relative_and_absolute_paths(tmp_path, monkeypatch):
+    write_yolo(tmp_path / "set")
+    images = sorted((tmp_path / "set/images/train").iterdir())
+    lines = [str(images[0]), *(f"./images/train/{image.name}" for image in images[1:])]
+    write(tmp_path / "set/list.txt", "\n".join(lines))
+    file = tmp_path / "set/data.yaml"
+    before = load_data(tmp_path / "set").content("train")
+    content = yaml.safe_load(file.read_text()) | {"train": "list.txt"}
+    file.write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    assert load_data("set").content("train") == before
 
 
 # --- COCO

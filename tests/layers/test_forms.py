@@ -1,11 +1,13 @@
 """The faster forms of operators compute what the plain forms do."""
 
+import sys
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import models_mm
-from models_mm.layers.forms import RULES, plain_form
+from models_mm.layers.forms import RULES, use_forms
 
 # A backbone that each rule decides something for, and whether in training too.
 USED_BY = {
@@ -13,6 +15,7 @@ USED_BY = {
     "fastest_layout": ("recnext_m3", True),
     "linear_as_convolution": ("mpvit_tiny", True),
     "onednn_product": ("kw1x_mobilenetv2", True),
+    "separate_projections": ("mpvit_tiny", True),
     "mlp_rows": ("mpvit_tiny", False),
 }
 
@@ -31,7 +34,16 @@ class Operators(TorchDispatchMode):
 
 
 def test_every_rule_is_tested():
-    assert USED_BY.keys() == RULES.keys()
+    # test_routing_kernels.py tests the one that is for GPUs only
+    assert USED_BY.keys() | {"routing_kernel"} == RULES.keys()
+
+
+def test_forms_are_switched_by_the_environment(run_tool):
+    ask = "from models_mm.layers.forms import RULES; print(RULES['routing_kernel'])"
+    assert run_tool(sys.executable, "-c", ask, MODELS_MM_FORMS="routing_kernel").stdout == "True\n"
+    assert run_tool(sys.executable, "-c", ask, MODELS_MM_FORMS="").stdout == "False\n"
+    done = run_tool("tools/benchmark.py", "recnext_m3", MODELS_MM_FORMS="routing_kernels")
+    assert done.returncode and "did you mean routing_kernel?" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("rule", USED_BY)
@@ -43,7 +55,7 @@ def test_inference_is_that_of_the_plain_form(rule):
     with torch.no_grad():
         with Operators() as fast:
             outs = model(images)
-        with plain_form(rule), Operators() as plain:
+        with use_forms(**{rule: False}), Operators() as plain:
             expected = model(images)
     assert fast.seen != plain.seen
     for out, other in zip(outs, expected, strict=True):
@@ -64,7 +76,7 @@ def test_gradients_are_those_of_the_plain_form(rule):
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     found = gradients()
-    with plain_form(rule):
+    with use_forms(**{rule: False}):
         expected = gradients()
     assert len(found) == len(expected) > 0
     for gradient, other in zip(found, expected, strict=True):
@@ -76,7 +88,7 @@ def test_the_traceable_form_takes_all_sizes(name):
     torch.manual_seed(0)
     model = models_mm.create_backbone(name).eval().fuse()
     images = torch.randn(2, 3, 70, 107)
-    with torch.no_grad(), plain_form("traceable"):
+    with torch.no_grad(), use_forms(traceable=False):
         outs = model(images)
     with torch.no_grad():
         for out, other in zip(outs, model(images), strict=True):

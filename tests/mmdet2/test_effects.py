@@ -249,6 +249,8 @@ EFFECTS = {
     "optimizer.momentum": (SGD, lambda run: run.group("momentum"), 0.9),
     "optimizer.eps": ({"optimizer.eps": 0.5}, group("eps"), 0.5),
     "optimizer.betas": ({"optimizer.betas": (0.1, 0.2)}, group("betas"), (0.1, 0.2)),
+    "optimizer.fused": ({"optimizer.fused": True}, group("fused"), True),
+    "optimizer.foreach": ({"optimizer.foreach": False}, group("foreach"), False),
     **{
         f"optimizer.paramwise_cfg.{name}": (
             {**DECAY, "optimizer.paramwise_cfg": {name: 0.1}},
@@ -588,6 +590,11 @@ REFUSED = {
         "log_config.hooks is missing",
     ),
     "auto_resume": ({"auto_resume": "no"}, "auto_resume must be True or False"),
+    "optimizer.fused as a word": ({"optimizer.fused": "no"}, "optimizer.fused must be None or"),
+    "an optimizer without fused kernels": (
+        {"optimizer": dict(_delete_=True, type="RMSprop", lr=0.1, fused=True)},
+        "optimizer.*fused",
+    ),
     "cudnn_benchmark as a word": ({"cudnn_benchmark": "no"}, "cudnn_benchmark must be True or"),
     "early_stopping that comes too late": (
         {"early_stopping": dict(patience=5), "runner.max_epochs": 6},

@@ -67,6 +67,30 @@ def written(cfg, said: Decisions, tmp_path: Path):
     return load_config(str(tmp_path / "config.py"))
 
 
+HOSTILE = ["zip\nopen('x','w')#", "{{ fileDirname }}", "{{{_base_.x}}", "o'br\"ien", "a\\nb"]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_are_only_names_in_the_config(text, tmp_path):
+    cfg, said = decided("recnext_tiny", out=tmp_path)
+    for data in (cfg.data.train, cfg.data.val, cfg.data.test):
+        data.classes, data.img_prefix = (text, "b"), text
+    said.say("data", text)
+    (tmp_path / "config.py").write_text(config_text(cfg, said, [text]))
+    read = load_config(str(tmp_path / "config.py"))
+    read.dump(str(tmp_path / "dumped.py"))
+    for found in (read, load_config(str(tmp_path / "dumped.py"))):
+        assert found.data.val.classes == (text, "b") and found.data.val.img_prefix == text
+    assert not (tmp_path / "x").exists() and not Path("x").exists()
+
+
+def test_variables_of_the_config_have_one_value(tmp_path):
+    cfg, said = decided("recnext_tiny", out=tmp_path)
+    cfg.data.val.classes = ("b",)
+    read = written(cfg, said, tmp_path)
+    assert read.data.val.classes == ("b",) and read.data.train.classes == CLASSES
+
+
 @pytest.mark.parametrize("name", config_files())
 def test_the_config_of_every_model_is_read_as_it_was_decided(name, tmp_path):
     cfg = load_config(str(config_files()[name]))

@@ -97,6 +97,29 @@ def test_a_detector_is_trained_further(photos, tmp_path):
     run(tmp_path / "third.py", "--work-dir", tmp_path / "third", "--cfg-options", loaded)
 
 
+def test_other_labels_and_other_settings_are_another_run(photos, tmp_path):
+    """Before a training they replace the config; after it they would mix two runs."""
+    data = shutil.copytree(photos, tmp_path / "data", symlinks=True)
+    command = (TINY, "--data", data, "--out", tmp_path / "run", *SMALL)
+    with pytest.raises(UserError, match="checkpoint not found: lost.pth"):
+        run(
+            *command,
+            "--cfg-options",
+            "model.backbone.init_cfg.type=Pretrained",
+            "model.backbone.init_cfg.checkpoint=lost.pth",
+        )
+    run(*command)
+    labels = data / "annotations/instances_train2017.json"
+    content = json.loads(labels.read_text())
+    content["annotations"][0]["bbox"][0] += 1
+    labels.write_text(json.dumps(content))
+    before = (tmp_path / "run/annotations/train.json").read_bytes()
+    for more in ((), ("--auto-resume",)):
+        with pytest.raises(UserError, match="json, the labels of that run, is there already and"):
+            run(*command, *more)
+    assert (tmp_path / "run/annotations/train.json").read_bytes() == before
+
+
 @pytest.mark.slow
 def test_two_processes_and_dist_train(photos, run_tool, tmp_path):
     """``--gpus 2`` and ``dist_train.sh DIR/config.py 2``: equal losses; with other seeds too."""
@@ -159,6 +182,9 @@ def wrong(photos, tmp_path, monkeypatch) -> Path:
     (boxes / "annotations/instances_train2017.json").write_text(json.dumps(content))
     (tmp_path / "old").mkdir()
     (tmp_path / "old/notes.txt").touch()
+    shutil.copytree(photos, tmp_path / "damaged")
+    for image in (tmp_path / "damaged/train2017").iterdir():
+        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     return tmp_path
 
 
@@ -178,11 +204,16 @@ OF_DATA = {
     "recnext_tiny --data photos --cfg-options modle=3": "no modle; did you mean model",
     "recnext_tiny --data photos --freeze 9": "model cannot be built: .*frozen_stages must be",
     "recnext_tiny --data photos --images photos": "--images is for a JSON file",
+    "recnext_tiny --data photos --cfg-options work_dir=x": "work_dir does not go .*: use --out",
+    "recnext_tiny --data photos --cfg-options data.train.classes=[star]": "it follows from --data",
+    "recnext_tiny --data photos --cfg-options load_from=x.pth": "with --data: use --from",
+    "recnext_tiny --data photos --from old/notes.txt": "old/notes.txt",
+    "recnext_tiny --data damaged": "val: .*: replace it, or remove it from the data",
 }
 OF_OPTIONS = {
     "recnext_m3 --epochs 3": "--epochs needs --data",
     "recnext_m3 --from x.pth": "--from needs --data",
-    "recnext_m3 --data photos --epochs 0": "--epochs: must be a whole number of 1 or more",
+    "recnext_m3 --data photos --epochs 0": "--epochs: must be a whole number, 1 to 100000",
     "recnext_m3 --data photos --size 5": "--size: must be a whole number, 32 to 16384",
     "recnext_m3 --data photos --size 50 50 50": "--size: one or two numbers",
     "recnext_m3 --data photos --lr 0": "--lr: must be a number greater than 0",

@@ -106,8 +106,9 @@ def test_an_evaluation_before_the_run_is_not_one_in_its_middle(demo_data, uninte
             "optimizer_config.type=GradientCumulativeOptimizerHook",
             "optimizer_config.cumulative_iters=2",
         ],
+        ["optimizer.fused=True"],
     ],
-    ids=["iterations", "iterations-ema", "ema", "accumulation"],
+    ids=["iterations", "iterations-ema", "ema", "accumulation", "fused"],
 )
 def test_other_kinds_of_runs(demo_data, tmp_path, more):
     whole, parts = tmp_path / "whole", tmp_path / "parts"

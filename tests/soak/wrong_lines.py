@@ -368,7 +368,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("--pictures", "unrecognized arguments"),
     ],
     "predict": [
-        ("", "arguments are required: inputs"),
+        ("", "arguments are required: PATHS"),
         ("@data/val2017 --config @tiny.py", "give --model WORK_DIR, or --config and --checkpoint"),
         ("@data/val2017 --model @text.txt --providers cpu", "--providers is for an exported"),
         ("@data/val2017 --model nowhere.onnx", "exported detector not found: nowhere.onnx"),

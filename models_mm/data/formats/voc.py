@@ -152,6 +152,10 @@ def read_part(
         data: gets faults and notes.
     """
     files = sorted(file for file in images.glob("*") if is_image(file))
+    if labels != images:
+        below = sorted({file.parent for file in labels.glob("*/**/*.xml")})
+        reason = "XML files in folders below Annotations are not read: move them up"
+        data.faults += [Fault(named(folder), reason) for folder in below]
     by_name = {file.stem: file for file in files[::-1]}
     if names is None:
         annotated = {file.stem: named(file) for file in labels.glob("*.xml")}

@@ -87,6 +87,7 @@ def class_names(file: Path, settings: dict) -> list[str]:
     """
     where, names = f"{named(file)}: names", settings.get("names")
     if isinstance(names, dict):
+        names = {int(k) if str(k).isdecimal() else k: name for k, name in names.items()}
         if set(names) != set(range(len(names))):
             raise UserError(f"{where}: the numbers of the classes are not 0, 1, 2, ...")
         names = [names[number] for number in range(len(names))]
@@ -103,7 +104,7 @@ def class_names(file: Path, settings: dict) -> list[str]:
         found.append(name)
     number = settings.get("nc", len(found))
     if number != len(found):
-        raise UserError(f"{named(file)}: nc: {shown(number)}, but there are {len(found)} names")
+        raise UserError(f"{named(file)}: nc: {number!r:.40}, but there are {len(found)} names")
     return found
 
 
@@ -204,6 +205,8 @@ def read_part(
 ) -> Part:
     """Read the labels of a part; faults and notes are appended to those of the data set."""
     data.faults += same_label_file(images)
+    if any(image.is_absolute() for image in images):
+        images = [Path(os.path.abspath(image)) for image in images]
     folder = Path(os.path.commonpath([image.parent for image in images])) if images else file.parent
     found, unlabelled = [], []
     for image in images:

@@ -32,6 +32,9 @@ def select_device(local_rank: int, processes: int, backend: str) -> str:
     gpus = torch.cuda.device_count()
     if gpus == 0:
         return "gloo"
+    if gpus == 1 and one_gpu_per_task(processes):
+        torch.cuda.set_device(0)
+        return backend
     if processes > gpus:
         raise UserError(
             f"{processes} processes were asked for on this machine, which has {gpus} GPU(s): "
@@ -39,6 +42,21 @@ def select_device(local_rank: int, processes: int, backend: str) -> str:
         )
     torch.cuda.set_device(local_rank)
     return backend
+
+
+def one_gpu_per_task(tasks: int) -> bool:
+    """Whether Slurm gives each task of this machine a GPU of its own, and hides the others.
+
+    It does so with ``--gpus-per-task=1``, and with ``--gpu-bind``. The processes that torchrun
+    starts in a task share what the task has.
+    """
+    environ = os.environ
+    if "SLURM_PROCID" not in environ or "TORCHELASTIC_RUN_ID" in environ:
+        return False
+    on_node = environ.get("SLURM_GPUS_ON_NODE", "")
+    return environ.get("SLURM_GPUS_PER_TASK", "").endswith("1") or (
+        on_node.isdecimal() and int(on_node) >= tasks
+    )
 
 
 def check_variables(launcher: str, start: str, *names: str) -> None:

@@ -22,6 +22,27 @@ def plain(cfg):
     return cfg._cfg_dict.to_dict()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "o'brien",
+        'a"b',
+        "a'b\"c",
+        "a\\b",
+        "a\\nb",
+        "a\nb\r",
+        "ends\\",
+        "{{ fileDirname }}",
+        "{{_base_.x}}",
+    ],
+)
+def test_texts_are_themselves(text, tmp_path):
+    settings = {"x": text, "y": [text, 1], "z": {"a b": (text,), text: text}, "w": [{"v": text}]}
+    file = tmp_path / "again.py"
+    Config(settings).dump(str(file))
+    assert plain(Config.fromfile(str(file))) == settings
+
+
 def test_pretty_text_is_the_config(cfg, tmp_path):
     file = tmp_path / "again.py"
     file.write_text(cfg.pretty_text)

@@ -137,6 +137,94 @@ def test_each_process_gets_its_gpu(two_gpus):
     assert two_gpus == [0, 1]
 
 
+@pytest.fixture
+def start(monkeypatch):
+    """Start a rank on a machine with GPUs: what it binds, and how it joins the process group."""
+
+    def call(launcher: str, environment: dict, gpus: int) -> tuple:
+        found = []
+        with monkeypatch.context() as patch:
+            for name in os.environ:
+                if name.startswith(("SLURM_", "MASTER_", "LOCAL_")):
+                    patch.delenv(name)
+            for name in ("RANK", "WORLD_SIZE"):
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            patch.setattr(torch.cuda, "device_count", lambda: gpus)
+            patch.setattr(torch.cuda, "set_device", found.append)
+            patch.setattr(
+                dist, "init_process_group", lambda backend, **kw: found.append((backend, kw))
+            )
+            init_dist(launcher, backend="nccl", timeout=60)
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+            found.append([os.environ.get(name) for name in names])
+            for name in names:  # what the rank has set itself
+                patch.delenv(name, raising=False)
+        return tuple(found)
+
+    return call
+
+
+JOINED = ("nccl", {"timeout": 60})
+
+
+def slurm_rank(rank: int, **more: str) -> dict:
+    """A task of a job of two machines with two tasks each."""
+    return {
+        "SLURM_PROCID": str(rank),
+        "SLURM_NTASKS": "4",
+        "SLURM_LOCALID": str(rank % 2),
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_JOB_ID": "123456",
+        "MASTER_ADDR": "n1",
+        **more,
+    }
+
+
+def test_four_ranks_of_torchrun_bind_their_gpus(start):
+    for rank in range(4):
+        environment = {
+            **{"RANK": str(rank), "WORLD_SIZE": "4", "LOCAL_RANK": str(rank)},
+            **{"LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+        }
+        where = [str(rank), "4", str(rank), "127.0.0.1", "29500"]
+        assert start("pytorch", environment, gpus=4) == (rank, JOINED, where)
+
+
+def test_four_tasks_of_slurm_bind_their_gpus(start):
+    for rank in range(4):
+        where = [str(rank), "4", str(rank % 2), "n1", "23456"]
+        assert start("slurm", slurm_rank(rank), gpus=2) == (rank % 2, JOINED, where)
+
+
+@pytest.mark.parametrize(
+    "allocation",
+    [
+        {"SLURM_GPUS_PER_TASK": "1"},
+        {"SLURM_GPUS_PER_TASK": "h100:1"},
+        {"SLURM_GPUS_ON_NODE": "2"},  # --gpu-bind
+    ],
+)
+def test_four_tasks_of_slurm_that_see_one_gpu_each(start, allocation):
+    for rank in range(4):
+        where = [str(rank), "4", str(rank % 2), "n1", "23456"]
+        assert start("slurm", slurm_rank(rank, **allocation), gpus=1) == (0, JOINED, where)
+
+
+def test_tasks_of_slurm_that_would_share_a_gpu_are_refused(start):
+    with pytest.raises(UserError, match="2 processes were asked for on this machine, which has 1"):
+        start("slurm", slurm_rank(0, SLURM_GPUS_ON_NODE="1"), gpus=1)
+
+
+def test_processes_of_torchrun_in_a_task_of_slurm_do_not_share_its_gpu(start):
+    task = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_GPUS_PER_TASK": "1"}
+    process = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    master = {"MASTER_ADDR": "n1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "x"}
+    with pytest.raises(UserError, match="2 processes were asked for on this machine, which has 1"):
+        start("pytorch", {**task, **process, **master}, gpus=1)
+
+
 def test_apply_twice():
     launch.apply()
     launch.apply()
