@@ -68,7 +68,6 @@ def main(argv: list[str] | None = None) -> None:
         return
     else:
         masks = "pixels" if args.masks else None
-        args.images = args.images or folder_of(args.source)
         paths = dict(ann_file=args.source, img_prefix=args.images)
         classes = tuple(args.classes) if args.classes else None
         parts = [(args.source, dict(**paths, classes=classes, masks=masks))]
@@ -86,16 +85,6 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("nothing was checked: only data sets in COCO's format can be")
     if problems:
         raise SystemExit(1)
-
-
-def folder_of(source: str) -> str:
-    """The folder of the images of a JSON file, if it is found; else nothing."""
-    from models_mm.data.sources import read_data
-
-    try:
-        return str(read_data(source).parts["train"].folder)
-    except UserError:  # what is wrong is found and said later
-        return ""
 
 
 def print_summary(source: str, images: str) -> None:

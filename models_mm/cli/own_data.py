@@ -222,6 +222,7 @@ def prepare(args: argparse.Namespace) -> Path:
     model = args.config if is_file else known_model(args.config, masks=data.masks == "all")
     out = Path(args.out) if args.out else default_folder(model, args.data, args.backbone)
     check_folder(out)
+    decisions.say("model", f"the recipe of {Path(model).stem}")
 
     from models_mm.mmdet2.config_text import config_text
     from models_mm.mmdet2.configs import load_config

@@ -10,9 +10,10 @@ from mmcv import Config
 from models_mm.errors import UserError, printable
 
 WIDTH = 100
-# The order of the settings, with a heading for each group; others come after them.
+# The settings in their order, with a heading for each group. Other names of a config are variables
+# of its pipelines, whose values stand there already.
 GROUPS = {
-    "The run": ("custom_imports", "work_dir", "seed", "load_from", "resume_from"),
+    "The run": ("custom_imports", "work_dir", "seed", "load_from", "resume_from", "auto_resume"),
     "Data": ("data",),
     "Model": ("model", "train_cfg", "test_cfg"),
     "Schedule": (

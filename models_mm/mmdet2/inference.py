@@ -58,7 +58,7 @@ class Detector:
         device = usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         cfg.device = device.type
         settle_precision(cfg)
-        lower_thresholds(cfg.model.get("test_cfg") or {}, score_thr)
+        lower_thresholds(cfg.model.get("test_cfg") or cfg.get("test_cfg") or {}, score_thr)
         cfg.fp16 = cfg.get("fp16") if device.type == "cuda" else None
         self.model = load_model(cfg, checkpoint, fuse=True).to(device)
         with warnings.catch_warnings():  # mmdet warns of batches, which are wanted here

@@ -26,6 +26,7 @@ from models_mm.mmdet2.evaluation import predict
 from models_mm.mmdet2.inference import usable
 from models_mm.mmdet2.pictures import comparison, evenly, sample_picture
 from models_mm.mmdet2.settings import check_settings
+from models_mm.mmdet2.sizes import size_of
 from models_mm.mmdet2.testing import build_loader, load_model
 from models_mm.mmdet2.work_dirs import find_trained
 from models_mm.outputs import Outputs, write_whole
@@ -180,29 +181,21 @@ def events(logs: list[Path]) -> list[str]:
 
 
 def add_costs(report: Report, model: nn.Module, cfg: Config) -> None:
-    """Add parameters and multiply-adds."""
+    """Add parameters and multiply-adds.
+
+    Raises:
+        UserError: the test pipeline has no ``img_scale``.
+    """
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     report.figures.append(("million parameters", f"{parameters:.3g}"))
     report.costs.insert(0, ("parameters", f"{parameters:.4g} million"))
-    width, height = image_scale(cfg)
+    size = size_of(cfg.data.val.pipeline)
+    if size is None:
+        raise UserError("the pipeline of data.val has no img_scale")
+    width, height = (-(-side // 32) * 32 for side in size)
     operations = multiply_adds(model.forward_dummy, torch.zeros(1, 3, height, width))
     what = f"{operations:.4g} billion multiply-adds at {width}x{height} pixels"
     report.costs.insert(1, ("operations per image", what))
-
-
-def image_scale(cfg: Config) -> tuple[int, int]:
-    """Width and height to which the test pipeline resizes images, as multiples of 32.
-
-    Raises:
-        UserError: the pipeline has no ``img_scale``.
-    """
-    for step in cfg.data.val.pipeline:
-        scale = step.get("img_scale")
-        if scale is not None:
-            scale = scale[0] if isinstance(scale, list) else scale
-            width, height = (-(-int(side) // 32) * 32 for side in scale)
-            return width, height
-    raise UserError("the pipeline of data.val has no img_scale")
 
 
 # --- accuracy

@@ -14,8 +14,9 @@ from models_mm.data.sources import load_data
 from models_mm.data.split import split
 from models_mm.decisions import Decisions
 from models_mm.errors import UserError
-from models_mm.mmdet2.config_text import config_text, source
+from models_mm.mmdet2.config_text import GROUPS, config_text, source
 from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.overrides import TOP_LEVEL
 from models_mm.mmdet2.recipes import Choices, decide
 from models_mm.mmdet2.settings import check_settings
 
@@ -82,6 +83,11 @@ def test_names_are_only_names_in_the_config(text, tmp_path):
     for found in (read, load_config(str(tmp_path / "dumped.py"))):
         assert found.data.val.classes == (text, "b") and found.data.val.img_prefix == text
     assert not (tmp_path / "x").exists() and not Path("x").exists()
+
+
+def test_every_setting_of_a_config_is_written():
+    written_ones = {name for names in GROUPS.values() for name in names}
+    assert set(TOP_LEVEL) - {"total_epochs"} <= written_ones  # runner.max_epochs stands for it
 
 
 def test_variables_of_the_config_have_one_value(tmp_path):

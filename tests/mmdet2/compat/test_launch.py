@@ -3,6 +3,7 @@
 import os
 import random
 import socket
+from unittest import mock
 
 import pytest
 import torch
@@ -143,14 +144,10 @@ def start(monkeypatch):
 
     def call(launcher: str, environment: dict, gpus: int) -> tuple:
         found = []
-        with monkeypatch.context() as patch:
-            for name in os.environ:
-                if name.startswith(("SLURM_", "MASTER_", "LOCAL_")):
-                    patch.delenv(name)
-            for name in ("RANK", "WORLD_SIZE"):
-                patch.delenv(name, raising=False)
-            for name, value in environment.items():
-                patch.setenv(name, value)
+        job = ("SLURM_", "MASTER_", "LOCAL_", "RANK", "WORLD_SIZE")
+        environ = {k: v for k, v in os.environ.items() if not k.startswith(job)} | environment
+        # what the rank sets itself is undone too
+        with mock.patch.dict(os.environ, environ, clear=True), monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "device_count", lambda: gpus)
             patch.setattr(torch.cuda, "set_device", found.append)
             patch.setattr(
@@ -159,8 +156,6 @@ def start(monkeypatch):
             init_dist(launcher, backend="nccl", timeout=60)
             names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
             found.append([os.environ.get(name) for name in names])
-            for name in names:  # what the rank has set itself
-                patch.delenv(name, raising=False)
         return tuple(found)
 
     return call
