@@ -61,6 +61,30 @@ def _write(start, places, there, values, WIDTH: tl.constexpr):
 
 
 @triton.jit
+def _selected(
+    queries, k, v, index, start, length,
+    k_y, k_x, v_y, v_x, key_columns, height, width,
+    SCALE: tl.constexpr, WIDTH: tl.constexpr, KEYS: tl.constexpr,
+    SUM: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A tile of the keys and values that a window has selected, and its logits to base 2.
+
+    ``index`` are the selected windows, whose ``length`` keys form one list; the tile begins at
+    ``start``. Keys beyond the end have logits of minus infinity.
+    """
+    pixels = height * width
+    place = start + tl.arange(0, KEYS)
+    real = place < length
+    chosen = tl.load(index + place // pixels, mask=real, other=0)
+    k_places = _places(chosen, place % pixels, key_columns, height, width, k_y, k_x)
+    keys = _read(k, k_places, real, WIDTH)
+    v_places = _places(chosen, place % pixels, key_columns, height, width, v_y, v_x)
+    values = _read(v, v_places, real, WIDTH)
+    logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION, out_dtype=SUM)
+    return keys, values, tl.where(real[None, :], logits * (SCALE * LOG2_E), float("-inf"))
+
+
+@triton.jit
 def _forward(
     q, k, v, index, out, lse,
     q_n, q_y, q_x, k_n, k_y, k_x, v_n, v_y, v_x, out_n, out_y, out_x,
@@ -85,15 +109,10 @@ def _forward(
     total = tl.zeros([QUERIES], SUM)
     summed = tl.zeros([QUERIES, WIDTH], SUM)
     for start in range(0, topk * pixels, KEYS):
-        place = start + tl.arange(0, KEYS)
-        real = place < topk * pixels
-        chosen = tl.load(index + place // pixels, mask=real, other=0)
-        k_places = _places(chosen, place % pixels, key_columns, height, width, k_y, k_x)
-        keys = _read(k, k_places, real, WIDTH)
-        v_places = _places(chosen, place % pixels, key_columns, height, width, v_y, v_x)
-        values = _read(v, v_places, real, WIDTH)
-        logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION, out_dtype=SUM)
-        logits = tl.where(real[None, :], logits * (SCALE * LOG2_E), float("-inf"))
+        keys, values, logits = _selected(
+            queries, k, v, index, start, topk * pixels,
+            k_y, k_x, v_y, v_x, key_columns, height, width, SCALE, WIDTH, KEYS, SUM, PRECISION,
+        )  # fmt: skip
         before, largest = largest, tl.maximum(largest, tl.max(logits, 1))
         weights = tl.exp2(logits - largest[:, None])
         shrink = tl.exp2(before - largest)
@@ -140,15 +159,10 @@ def _backward_queries(
 
     summed = tl.zeros([QUERIES, WIDTH], SUM)
     for start in range(0, topk * pixels, KEYS):
-        place = start + tl.arange(0, KEYS)
-        real = place < topk * pixels
-        chosen = tl.load(index + place // pixels, mask=real, other=0)
-        k_places = _places(chosen, place % pixels, key_columns, height, width, k_y, k_x)
-        keys = _read(k, k_places, real, WIDTH)
-        v_places = _places(chosen, place % pixels, key_columns, height, width, v_y, v_x)
-        values = _read(v, v_places, real, WIDTH)
-        logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION, out_dtype=SUM)
-        logits = tl.where(real[None, :], logits * (SCALE * LOG2_E), float("-inf"))
+        keys, values, logits = _selected(
+            queries, k, v, index, start, topk * pixels,
+            k_y, k_x, v_y, v_x, key_columns, height, width, SCALE, WIDTH, KEYS, SUM, PRECISION,
+        )  # fmt: skip
         weights = tl.exp2(logits - sums[:, None])
         of_weights = tl.dot(grads, tl.trans(values), input_precision=PRECISION, out_dtype=SUM)
         of_logits = (weights * (of_weights - means[:, None])).to(keys.dtype)
