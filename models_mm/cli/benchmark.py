@@ -47,6 +47,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="by autocast")
     parser.add_argument("--threads", type=count, help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--openvino", action="store_true", help="also let OpenVINO run the exported detector"
+    )
     parser.add_argument("--no-memory", action="store_true", help="skip peak memory (it is slow)")
     parser.add_argument(
         "--out", type=output_file, metavar="FILE.json", help="write the figures there too"
@@ -86,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         show(rows, args)
         write_rows(rows, args)
         return
+    if args.openvino:
+        raise UserError("--openvino is for an exported detector (detector.onnx CONFIG CHECKPOINT)")
     candidates = [Candidate(target, args) for target in args.targets]
     rows = [dict(name=c.name, params=c.parameters(), gflops=c.flops()) for c in candidates]
     for mode in args.mode:
@@ -119,6 +124,8 @@ def compare_exported(args: argparse.Namespace) -> list[dict]:
         )
     exported, *original = args.targets
     candidates = [WholeDetector(original, args), WholeDetector([exported], args)]
+    if args.openvino:
+        candidates.append(WholeDetector([exported], args, openvino=True))
     times = measure_times(candidates, "infer", args)
     first, rows = times[candidates[0].name], []
     for name, own in times.items():

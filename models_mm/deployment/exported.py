@@ -59,8 +59,7 @@ class ExportedModel:
         try:
             self.session = onnxruntime.InferenceSession(file, options, chosen)
         except Exception as error:  # of several types that share no base
-            why = " ".join(str(error).split())[:200]
-            raise UserError(f"{file} cannot be run: {why}") from error
+            raise UserError(f"{file} cannot be run: {reason(error)}") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.description: Description = read_description(metadata, file)
         self.classes = self.description.classes
@@ -82,8 +81,16 @@ class ExportedModel:
 
         Args:
             photos: BGR (H, W, 3) of uint8.
+
+        Raises:
+            UserError: a photo cannot be resized, or ONNX Runtime fails, such as without memory.
         """
-        values = self.session.run(None, graph_inputs(photos, self.description))
+        inputs = graph_inputs(photos, self.description)
+        try:
+            values = self.session.run(None, inputs)
+        except Exception as error:  # of several types that share no base
+            shape = "x".join(map(str, inputs["images"].shape))
+            raise UserError(f"the exported detector fails with {shape}: {reason(error)}") from error
         return dict(zip(self.description.outputs, values, strict=True))
 
     def results(self, photos: list[np.ndarray], score_thr: float = 0.0) -> list:
@@ -111,6 +118,11 @@ class ExportedModel:
         for label, box, mask in zip(labels, boxes, outputs["masks"][image][kept], strict=True):
             masks[label].append(paste(mask, box, *photo.shape[:2], threshold))
         return by_class, masks
+
+
+def reason(error: Exception) -> str:
+    """The message of ONNX Runtime in one line."""
+    return " ".join(str(error).split())[:200]
 
 
 def provider_names(wanted: list[str] | None, there: list[str]) -> list[str]:

@@ -279,7 +279,7 @@ class RoIFeatures(nn.Module):
         maps = list(maps[: len(self.scales)])
         width, height = (boxes[:, 2:] - boxes[:, :2]).unbind(1)
         level = ((width * height).sqrt() / self.finest + 1e-6).log2().floor()
-        level = level.clamp(0, len(maps) - 1).long()
+        level = level.nan_to_num().clamp(0, len(maps) - 1).long()  # NaN: damaged weights
         rois = torch.cat((image[:, None].to(boxes), boxes), 1)
         out = roi_align_by_level(
             [x.float() for x in maps], rois, level, self.size, self.scales, self.ratio, aligned=True

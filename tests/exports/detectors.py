@@ -48,17 +48,25 @@ def export_random(name: str, folder: Path) -> list[Difference]:
 def write_weights(name: str, file: str) -> None:
     """Write random weights of a published detector, whose scores are spread between 0 and 1.
 
-    Most random weights give many objects the score 1, and chance orders them.
+    Most random weights give many objects the score 1, and chance orders them. The statistics of
+    batch norms are those of a photo: without them, maps vanish layer by layer.
     """
     cfg = load_config(name, SMALL)
     cfg.model.backbone.init_cfg = cfg.model.train_cfg = None
     torch.manual_seed(0)
     model = build_detector(cfg.model).eval()
     model.cfg = cfg
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    photo, _ = draw_scene(np.random.default_rng(1), 192, 256, 6, crowd=False)
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    inference_detector(model, photo)
+    for norm in norms:
+        norm.eval()
     for path, layer in model.named_modules():
         if path.rpartition(".")[2] in LAST:
             spread(layer, *LAST[path.rpartition(".")[2]])
-    photo, _ = draw_scene(np.random.default_rng(1), 192, 256, 6, crowd=False)
     inference_detector(model, photo)
     classes = tuple(f"class {label}" for label in range(80))
     torch.save({"meta": {"CLASSES": classes}, "state_dict": model.state_dict()}, file)

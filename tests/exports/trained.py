@@ -1,8 +1,8 @@
 """Train detectors on drawn data, export them, and compare both on photos.
 
-    python -m tests.exports.trained PHOTOS --out work_dirs/exports
+    python -m tests.exports.trained --photos FOLDER --out work_dirs/exports
 
-PHOTOS is a folder of at least 20 photos. There are three sizes and batches of one and two, and
+The folders have at least 20 photos together. There are three sizes and batches of one and two, and
 photos without any object among them. Each detector gets a row of the table; a training that has
 ended is not repeated. The exit code is 1 if a detector is not equal.
 """
@@ -58,12 +58,12 @@ def differences(
 def main() -> int:
     """Train, export and compare detectors, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m tests.exports.trained", description=__doc__)
-    parser.add_argument("photos")
     parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--photos", nargs="+", required=True, help="folders or files")
     parser.add_argument("--out", type=Path, default=Path("work_dirs/exports"), help="%(default)s")
     parser.add_argument("--epochs", type=int, default=12, help="%(default)s")
     args = parser.parse_args()
-    photos = photos_of([str(file) for file in find_inputs([args.photos])[0]])
+    photos = photos_of([str(file) for file in find_inputs(args.photos)[0]])
     photos += [(f"grey {k}", np.full((300 + k, 400, 3), 90 * k, np.uint8)) for k in range(EMPTY)]
     data, wrong = args.out / "drawn", 0
     if not data.exists():
