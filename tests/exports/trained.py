@@ -19,6 +19,7 @@ import models_mm
 from models_mm.cli import demo, export
 from models_mm.data.inputs import batches, find_inputs
 from models_mm.deployment.exported import ExportedModel
+from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.parity import Difference, compare, photos_of
 from tests.exports.tables import HEAD, row
@@ -29,6 +30,7 @@ NAMES = (
     *("faster_rcnn_kw1x_resnet50", "cascade_mask_rcnn_mpvit_xsmall", "mask_rcnn_biformer_s"),
     "retinanet_kw1x_convnext_t",
 )
+RATES = {"AdamW": 5e-4, "SGD": 0.01}  # higher than the recipes': there are few epochs
 SCALES = ((256, 192), (384, 288), (512, 384))  # of the resized photos
 EMPTY = 3  # grey photos, without any object
 
@@ -36,8 +38,9 @@ EMPTY = 3  # grey photos, without any object
 def trained(name: str, data: Path, folder: Path, epochs: int) -> tuple[str, str]:
     """Config and checkpoint of a detector that has been trained on drawn data."""
     if not (folder / "results.json").exists():
-        size = {"start": "scratch", "epochs": epochs, "size": (160, 128)}
-        models_mm.train(name, data, out=folder, auto_resume=True, **size)
+        optimizer = load_config(f"{name}_fpn_1x_coco").optimizer.type
+        settings = dict(start="scratch", epochs=epochs, size=(160, 128), lr=RATES[optimizer])
+        models_mm.train(name, data, out=folder, auto_resume=True, **settings)
     return str(folder / "config.py"), str(folder / "latest.pth")
 
 
