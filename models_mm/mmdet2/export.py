@@ -294,7 +294,7 @@ def name_dimensions(model, rule: Description) -> None:
 
 @contextmanager
 def linear_time() -> Iterator[None]:
-    """Without onnxscript's rules that try all pairs of nodes: three quarters of the time for BiFormer.
+    """Without onnxscript's rules that try all pairs of nodes: three quarters of BiFormer's time.
 
     The only one of them makes one Split of two Slices, which ONNX Runtime also does.
     """

@@ -38,9 +38,21 @@ EMPTY = 3  # grey photos, without any object
 def trained(name: str, data: Path, folder: Path, epochs: int) -> tuple[str, str]:
     """Config and checkpoint of a detector that has been trained on drawn data."""
     if not (folder / "results.json").exists():
-        optimizer = load_config(f"{name}_fpn_1x_coco").optimizer.type
-        settings = dict(start="scratch", epochs=epochs, size=(160, 128), lr=RATES[optimizer])
-        models_mm.train(name, data, out=folder, auto_resume=True, **settings)
+        cfg = load_config(f"{name}_fpn_1x_coco")
+        heads = (cfg.model.train_cfg or {}).get("rcnn") or []
+        for head in heads if isinstance(heads, list) else [heads]:
+            head.sampler.num = 64  # the images are small
+        models_mm.train(
+            name,
+            data,
+            out=folder,
+            auto_resume=True,
+            start="scratch",
+            epochs=epochs,
+            size=(160, 128),
+            lr=RATES[cfg.optimizer.type],
+            cfg_options={"model.train_cfg.rcnn": heads} if heads else None,
+        )
     return str(folder / "config.py"), str(folder / "latest.pth")
 
 
