@@ -58,7 +58,9 @@ def export(args: argparse.Namespace) -> None:
     photos = photos_of(args.verify) if args.verify is not None else []
     for package in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"{package} is not installed: `pip install 'models_mm[export]'`")
+            raise UserError(
+                f"{package} is not installed: `pip install onnx onnxscript onnxruntime`"
+            )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem[:60]}-") as scratch:
         made = Path(scratch) / out.name

@@ -28,7 +28,7 @@ from models_mm.layers.forms import round_up
 from models_mm.mmdet2.heads import Detectron2RetinaHead
 
 LARGEST_GROWTH = abs(math.log(16 / 1000))  # mmdet's limit on the logarithm of a change of size
-NONE = -1.0  # score of a row that is no box
+NONE = -1e30  # score of a row that is no box
 
 
 class PlainDetector(nn.Module):
@@ -104,7 +104,7 @@ class PlainDetector(nn.Module):
         valid = scores > NONE
         count = valid.sum(1)
         boxes = boxes * valid[..., None]
-        outputs = boxes, scores * valid, labels * valid
+        outputs = boxes, torch.where(valid, scores, 0.0), labels * valid
         if self.masks is None:
             return *outputs, count
         return *outputs, self.masks(maps, boxes * double(scales), labels, valid), count
@@ -125,7 +125,11 @@ class PlainDetector(nn.Module):
 
 
 class Proposals(nn.Module):
-    """The RPN: maps -> boxes (N, L, 4) in pixels of the images, and which of them count (N, L)."""
+    """The RPN: maps -> boxes (N, L, 4) in pixels of the images, and which of them count (N, L).
+
+    Logits are in the order of the probabilities that mmdet compares. ONNX Runtime rounds
+    probabilities below 1e-8 to zero, and loses the order of the last proposals.
+    """
 
     def __init__(self, head: RPNHead):
         super().__init__()
@@ -136,8 +140,8 @@ class Proposals(nn.Module):
         boxes, scores, levels = [], [], []
         for level, x in enumerate(maps):
             logits, deltas = floats(self.head.forward_single(x))  # (N, A, H, W), (N, 4 A, H, W)
-            probabilities = logits.permute(0, 2, 3, 1).flatten(1).sigmoid()  # (N, H W A)
-            of_level, index = best_of(probabilities, self.cfg.nms_pre)
+            by_anchor = logits.permute(0, 2, 3, 1).flatten(1)  # (N, H W A)
+            of_level, index = best_of(by_anchor, self.cfg.nms_pre)
             deltas = taken(deltas.permute(0, 2, 3, 1).unflatten(3, (-1, 4)).flatten(1, 3), index)
             anchors = self.anchors(level, logits)[index]
             boxes.append(decoded(self.coder, anchors, deltas, limits))

@@ -1,6 +1,7 @@
 """An exported detector finds what the detector finds, without PyTorch and MMDetection."""
 
 import json
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import models_mm
-from models_mm.cli import export, test
+from models_mm.cli import export, predict, test
 from models_mm.deployment.triton import write_repository
 from models_mm.errors import UserError
 
@@ -103,11 +104,53 @@ def test_without_pytorch_and_mmdetection(exported, tmp_path):
     assert len(written["annotations"]) == len(boxes)
 
 
+def test_options_of_predict(exported, tmp_path):
+    """Tiles, batches, a video and all formats: the same files with the same objects."""
+    own, file = exported
+    (tmp_path / "photos").mkdir()
+    for number, photo in enumerate(photos()):
+        cv2.imwrite(str(tmp_path / f"photos/{number}.png"), photo)
+    video = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48)
+    )
+    for frame in photos()[:1] * 3:
+        video.write(frame)
+    video.release()
+    files = next(map(str, file.parent.glob("*.py"))), next(map(str, file.parent.glob("*.pth")))
+    pytorch = ("--config", files[0], "--checkpoint", files[1], "--device", "cpu")
+    options = ("--score", "0.05", "--format", "pictures", "json", "coco", "csv", "yolo")
+    for more in ((), ("--batch", "2", "--classes", own.classes[1]), ("--tile", "40")):
+        found = []
+        for out, model in (("a", pytorch), ("b", ("--model", file, "--providers", "cpu"))):
+            folder = tmp_path / "".join(more[:1]) / out
+            inputs = tmp_path / "photos", tmp_path / "clip.avi"
+            predict.main([*map(str, (*inputs, *model, "--out", folder, *options, *more))])
+            found.append(folder)
+        names = [sorted(x.relative_to(folder) for x in folder.rglob("*")) for folder in found]
+        assert names[0] == names[1] and len(names[0]) > 12
+        lists = []
+        for folder in found:
+            documents = [json.loads(name.read_text()) for name in sorted(folder.glob("[0-2].json"))]
+            lines = (folder / "clip.jsonl").read_text().splitlines()
+            lists.append([x["objects"] for x in [*documents, *map(json.loads, lines)]])
+        assert any(lists[0])
+        for expected, objects in zip(*lists, strict=True):
+            assert [x["class"] for x in objects] == [x["class"] for x in expected]
+            for key, tolerance in (("score", 1e-4), ("box", 0.02)):  # rounded to two digits
+                np.testing.assert_allclose(
+                    [x[key] for x in objects], [x[key] for x in expected], atol=tolerance
+                )
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"no picture", "is no image, or a damaged one"),
         (b"", "is empty: 0 bytes"),
+        (
+            b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 40_000, 40_000, 1, 24, *[0] * 6),
+            "cannot be decoded: error: .* CV_IO_MAX_IMAGE_PIXELS",
+        ),
         (cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()[:300], "is damaged"),
     ],
 )

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import models_mm
+from models_mm.cli import benchmark
 from models_mm.deployment.preprocessing import graph_inputs
 
 from ..documents import ROOT, fences
@@ -52,6 +53,17 @@ def test_openvino_computes_the_same(file, detector):
         np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.01)
         np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
         np.testing.assert_allclose(found["masks"], expected["masks"], atol=1e-3)
+
+
+def test_benchmark_beside_pytorch_and_openvino(file):
+    pytest.importorskip("openvino")
+    (config,), (weights,) = (map(str, file.parent.glob(f"*.{end}")) for end in ("py", "pth"))
+    out = file.parent / "figures.json"
+    targets = [str(file), config, weights, "--shape", "48", "64"]
+    benchmark.main([*targets, "--rounds", "1", "--device", "cpu", "--openvino", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["name"] for row in rows] == [config, str(file), f"{file} (OpenVINO)"]
+    assert all(row["ms"] > 0 for row in rows)
 
 
 def test_memory_does_not_grow(file):

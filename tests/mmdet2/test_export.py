@@ -58,7 +58,7 @@ def test_without_onnx(tmp_path, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxscript" else there(name) or 1
     )
-    with pytest.raises(UserError, match="onnxscript is not installed: `pip install 'models_mm"):
+    with pytest.raises(UserError, match="onnxscript is not installed: `pip install onnx "):
         run(tmp_path, "retina")
 
 
