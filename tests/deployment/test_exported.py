@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import models_mm
 from models_mm.cli import export, predict, test
@@ -67,6 +68,19 @@ def test_the_same_objects_are_found(exported):
         same(own(photo), other(photo))
     for one, two in zip(own.batch(photos()), other.batch(photos()), strict=True):
         same(one, two)
+
+
+def test_proposals_of_the_lowest_probabilities(tmp_path):
+    """ONNX Runtime rounds them to zero; mmdet uses them if there are no better ones."""
+    _, weights = detector(tmp_path, "mask")
+    content = torch.load(weights)
+    content["state_dict"]["rpn_head.rpn_cls.bias"] -= 30
+    torch.save(content, weights)
+    files, out = (Path(weights).with_suffix(".py"), weights), tmp_path / "detector.onnx"
+    export.main([*map(str, files), "--out", str(out)])
+    own = models_mm.Detector(*files, "cpu", score_thr=0.0)
+    for photo in photos():
+        same(own(photo), models_mm.Detector(out, score_thr=0.0, providers=["cpu"])(photo))
 
 
 def test_threads_find_what_one_finds(exported):

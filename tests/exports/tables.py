@@ -19,6 +19,6 @@ def row(name: str, found: list[Difference] | Exception, seconds: float) -> str:
     box, score, mask = (max(getattr(x, key) for x in found) for key in ("box", "score", "mask"))
     verdict = "yes" if equal else f"no: {unmatched} objects differ" if unmatched else "no"
     return (
-        f"| {name} | {verdict} | {len(found)} | {empty} | {objects} | {box:.1e} | {score:.1e} | {mask:.3%} "
-        f"| {seconds:.0f} |\n"
+        f"| {name} | {verdict} | {len(found)} | {empty} | {objects} "
+        f"| {box:.1e} | {score:.1e} | {mask:.3%} | {seconds:.0f} |\n"
     )
