@@ -1,4 +1,7 @@
-"""A small network of each family, exported with free sizes, computes the maps that PyTorch does."""
+"""A small network of each family, exported with free sizes, computes the maps that PyTorch does.
+
+By ONNX Runtime, and by PyTorch from a file of torch.export.
+"""
 
 import numpy as np
 import pytest
@@ -56,6 +59,8 @@ def test_maps_are_equal(family, tmp_path):
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )
+    torch.export.save(program, tmp_path / "backbone.pt2")
+    loaded = torch.export.load(tmp_path / "backbone.pt2").module()
     torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False).save(
         tmp_path / "backbone.onnx"
     )
@@ -64,6 +69,8 @@ def test_maps_are_equal(family, tmp_path):
         images = torch.randn(shape)
         with torch.no_grad():
             expected = [x.numpy() for x in model(images)]
-        found = session.run(None, {session.get_inputs()[0].name: images.numpy()})
-        for ours, theirs in zip(expected, found, strict=True):
-            np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
+            by_pytorch = [x.numpy() for x in loaded(images)]
+        by_onnx = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        for ours, *others in zip(expected, by_pytorch, by_onnx, strict=True):
+            for theirs in others:
+                np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4 * np.abs(ours).max())
