@@ -130,12 +130,13 @@ def describe(
         precision: fp32 or fp16.
 
     Raises:
-        UserError: the config's test pipeline does something that an exported file cannot.
+        UserError: the config's test pipeline does something that an exported file cannot, or a
+            setting has a value that nobody could read back.
     """
     cfg, model = detector.model.cfg, detector.model
     test_cfg = last_test_cfg(model)
     masked = hasattr(model, "roi_head") and model.roi_head.with_mask
-    return Description(
+    rule = Description(
         classes=detector.classes,
         shape=shape,
         max_det=max_det or (test_cfg.max_per_img if test_cfg.max_per_img > 0 else 100),
@@ -147,6 +148,7 @@ def describe(
         config=cfg.pretty_text,
         **preparation(cfg.data.test.pipeline),
     )
+    return read_description({KEY: rule.text()}, "the config cannot be exported")
 
 
 def last_test_cfg(model: torch.nn.Module):
@@ -181,8 +183,9 @@ def preparation(pipeline: list[dict]) -> dict:
         scales = scales[0]
     if augmented.get("flip") or not (isinstance(scales, tuple) and len(scales) == 2):
         raise unknown("test-time augmentation cannot be exported: flip=False, one img_scale")
-    if not str(load.type).startswith("LoadImageFrom") or load.get("color_type", "color") != "color":
-        raise unknown(f"{load.type} (color_type={load.get('color_type')!r})")
+    colours = load.get("color_type", "color"), load.get("channel_order", "bgr")
+    if not str(load.type).startswith("LoadImageFrom") or colours != ("color", "bgr"):
+        raise unknown(f"{load.type} (color_type={colours[0]!r}, channel_order={colours[1]!r})")
     steps = {step["type"]: {**step} for step in augmented.transforms}
     order = [step["type"] for step in augmented.transforms if step["type"] not in IDLE]
     if order not in (["Resize", "Normalize", "Pad"], ["Resize", "Normalize"]):

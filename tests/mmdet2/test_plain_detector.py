@@ -164,6 +164,9 @@ def test_what_cannot_be_exported_is_named(tmp_path, kind, settings, message):
     [
         ({"data.test.pipeline.1.flip": True}, "test-time augmentation cannot be exported"),
         ({"data.test.pipeline.1.transforms.2.type": "PhotoMetricDistortion"}, "transforms must be"),
+        ({"data.test.pipeline.0.channel_order": "rgb"}, "channel_order='rgb'"),
+        ({"data.test.pipeline.1.img_scale": (100_000, 64)}, "scale must be a pair of sides"),
+        ({"data.test.pipeline.1.transforms.0.interpolation": "box"}, "interpolation must be near"),
     ],
 )
 def test_a_pipeline_that_cannot_be_exported(tmp_path, settings, message):
