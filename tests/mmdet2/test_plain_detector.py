@@ -147,6 +147,14 @@ def test_without_proposals_nothing_is_found(tmp_path, kind):
             "must be RoIAlign with pool_mode='avg' and aligned=True",
         ),
         (
+            "mask",
+            {"model.roi_head.mask_roi_extractor.roi_layer.output_size": (14, 7)},
+            "and its output a square",
+        ),
+        ("mask", {"model.test_cfg.rcnn.nms": None}, "rcnn.nms.iou_threshold must be a number, 0"),
+        ("mask", {"model.test_cfg.rcnn.nms.iou_threshold": 2.0}, "must be a number, 0 to 1, not 2"),
+        ("mask", {"model.test_cfg.rpn.max_per_img": -1}, "rpn.max_per_img must be a whole number"),
+        (
             "retina",
             {"model.bbox_head.type": "FreeAnchorRetinaHead"},
             "a FreeAnchorRetinaHead cannot",
