@@ -30,7 +30,7 @@ from models_mm.layers.detection_operators import onnx_forms
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.parity import Tolerance, compare, photos_of, table
 from models_mm.mmdet2.plain_detector import PlainDetector
-from models_mm.outputs import refuse_input
+from models_mm.outputs import refuse_files, refuse_input
 from models_mm.version import __version__
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxscript")  # whose versions the file names
@@ -51,6 +51,8 @@ def export(args: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: the name must end with .{args.to}")
     detector = Detector(args.config, args.checkpoint, "cpu", overrides=args.cfg_options)
     refuse_input(out, [find_config(args.config), args.checkpoint])
+    if args.triton_repository:
+        refuse_files(Path(args.triton_repository) / out.stem)  # before minutes of work
     shape = tuple(args.shape) if args.shape else None
     rule = describe(detector, args.checkpoint, shape, args.max_det, args.precision)
     last_test_cfg(detector.model).max_per_img = rule.max_det
@@ -280,6 +282,8 @@ def write_onnx(model: PlainDetector, rule: Description, opset: int, file: Path) 
             verbose=False,
         )
     converted.model.metadata_props[KEY] = rule.text()
+    for node in converted.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the names of this machine's folders
     name_dimensions(converted.model, rule)
     converted.save(file, external_data=False)
 
