@@ -15,6 +15,7 @@ import numpy as np
 from models_mm import host_imports
 from models_mm.data.images import Decoder, decode, read_image
 from models_mm.data.inputs import batches
+from models_mm.deployment.description import is_exported
 from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError
 from models_mm.evaluation.masks import PlacedMasks
@@ -67,7 +68,7 @@ class Detector:
     ):
         of_config = dict(checkpoint=checkpoint, device=device, overrides=overrides)
         of_file = dict(providers=providers, threads=threads)
-        exported = Path(config).suffix == ".onnx"
+        exported = is_exported(config)
         for name, value in (of_config if exported else of_file).items():
             if value is not None:
                 what = "is exported" if exported else "is no exported file (.onnx)"

@@ -14,6 +14,7 @@ import numpy as np
 from models_mm.data.annotations import load
 from models_mm.data.images import Decoder
 from models_mm.data.inputs import batches, find_inputs, frame_count, frames, read_images
+from models_mm.deployment.description import is_exported
 from models_mm.detector import Detector
 from models_mm.errors import UserError, did_you_mean
 from models_mm.host_imports import needed_by
@@ -68,7 +69,7 @@ def chosen(args: argparse.Namespace) -> tuple[Detector, list[str]]:
     Raises:
         UserError: as :class:`models_mm.Detector` and :func:`find_trained`.
     """
-    if (args.model or "").endswith(".onnx"):
+    if is_exported(args.model or ""):
         detector = Detector(args.model, score_thr=args.score_thr, providers=args.providers)
         return detector, [args.model]
     config, checkpoint = args.config, args.checkpoint

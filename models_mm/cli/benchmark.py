@@ -28,6 +28,7 @@ import subprocess
 import sys
 
 from models_mm.cli.command import Parser, child_environment
+from models_mm.deployment.description import is_exported
 from models_mm.errors import UserError
 from models_mm.values import output_file, whole_option
 
@@ -84,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.out:
         refuse_input(args.out, [target.partition(":")[0] for target in args.targets])
-    if args.targets[0].endswith(".onnx"):
+    if is_exported(args.targets[0]):
         rows = compare_exported(args)
         show(rows, args)
         write_rows(rows, args)

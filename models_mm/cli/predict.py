@@ -12,6 +12,7 @@ photos.
 """
 
 from models_mm.cli.command import Parser, add_overrides, add_providers, require_torch
+from models_mm.deployment.description import is_exported
 from models_mm.values import SCORE, number, option, output_folder, whole_option
 
 FORMATS = ("pictures", "json", "coco", "csv", "yolo")
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="write no pictures, no videos")
     add_overrides(parser)
     args = parser.parse_args(argv)
-    if (args.model or "").endswith(".onnx"):
+    if is_exported(args.model or ""):
         for name in ("config", "checkpoint", "device", "cfg_options"):
             if getattr(args, name):
                 option_name = name.replace("_", "-")

@@ -9,6 +9,7 @@ import os
 import sys
 
 from models_mm.cli.command import KeyValues, Parser, add_job_options, add_providers, parse
+from models_mm.deployment.description import is_exported
 from models_mm.messages import say
 from models_mm.values import SCORE, output_file, output_folder
 
@@ -79,7 +80,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse combinations of options that make no sense, before anything is loaded."""
     args.exported = None
-    if args.config.endswith(".onnx"):
+    if is_exported(args.config):
         settle_exported(parser, args)
     elif args.checkpoint is None:
         parser.error("the following arguments are required: checkpoint")

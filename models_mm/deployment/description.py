@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from models_mm.errors import UserError
-from models_mm.values import FLAG, TEXT, Kind, choice, either, many, number, whole
+from models_mm.values import FLAG, Kind, choice, either, many, number, whole
 
 KEY = "models_mm"  # of the file's metadata
 FORMAT = 1  # version of the description and of the graph's inputs and outputs
@@ -16,14 +17,26 @@ PAIR = Kind(
     lambda value: many(SIDE).fits(value) and len(value) == 2,
 )
 NOTHING = Kind("null", lambda value: value is None)
+INTERPOLATIONS = {  # of each library that resizes photos
+    "cv2": ("nearest", "bilinear", "bicubic", "area", "lanczos"),
+    "pillow": ("nearest", "bilinear", "bicubic", "box", "lanczos", "hamming"),
+}
+
+
+def is_text(value: object) -> bool:
+    """A text that is not empty and can be written: JSON can also have halves of a letter."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value != ""
+
+
+TEXT = Kind("a text", is_text)
 
 KINDS = {
     "format": choice(FORMAT),
     "classes": many(TEXT),
     "scale": PAIR,
     "keep_ratio": FLAG,
-    "interpolation": choice("nearest", "bilinear", "bicubic", "area", "lanczos"),
-    "backend": choice("cv2", "pillow"),
+    "backend": choice(*INTERPOLATIONS),
+    "interpolation": TEXT,
     "divisor": whole(1, 1024),
     "shape": either(PAIR, NOTHING),
     "mean": many(number(), 3),
@@ -49,7 +62,7 @@ class Description:
         scale: width and height that a photo is resized to. With ``keep_ratio`` the longer of both
             is the limit of the longer side, and the shorter of both that of the shorter side.
         keep_ratio: whether the aspect ratio stays.
-        interpolation: how it is resized: nearest, bilinear, bicubic, area, lanczos.
+        interpolation: how it is resized, of :data:`INTERPOLATIONS`.
         backend: the library that resizes it: cv2 or pillow.
         divisor: the graph pads images to multiples of it.
         shape: height and width of the graph's input; ``None`` if they are free.
@@ -98,6 +111,11 @@ class Description:
         return json.dumps(asdict(self))
 
 
+def is_exported(file: str | Path) -> bool:
+    """Whether a file is an exported detector, by its name."""
+    return Path(file).suffix.lower() == ".onnx"
+
+
 def read_description(metadata: Mapping[str, str], file: str) -> Description:
     """Read the description in the metadata of a file.
 
@@ -116,6 +134,8 @@ def read_description(metadata: Mapping[str, str], file: str) -> Description:
         )
     for name, kind in KINDS.items():
         kind.check(f"{file}: metadata {name}", content[name])
+    ways = choice(*INTERPOLATIONS[content["backend"]])
+    ways.check(f"{file}: metadata interpolation", content["interpolation"])
     for name in ("classes", "scale", "shape", "mean", "std"):
         content[name] = tuple(content[name]) if content[name] is not None else None
     return Description(**content)

@@ -9,6 +9,7 @@ from models_mm.deployment.description import Description, read_description
 from models_mm.deployment.masks import paste
 from models_mm.deployment.preprocessing import graph_inputs
 from models_mm.errors import UserError, did_you_mean
+from models_mm.values import TEXT, many, whole
 
 # What --providers and --device call the providers of ONNX Runtime.
 PROVIDERS = {
@@ -17,6 +18,7 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
+THREADS = whole(1, 256)  # ONNX Runtime hangs with thousands
 
 
 class ExportedModel:
@@ -34,8 +36,8 @@ class ExportedModel:
         device: where it runs.
 
     Raises:
-        UserError: ONNX Runtime or the file is missing, the file is not of `models_mm export`, or
-            a provider is not there.
+        UserError: ONNX Runtime or the file is missing, the file is not of `models_mm export`, a
+            provider is not there, or ``threads`` is no number from 1 to 256.
     """
 
     decoder = staticmethod(decode_upright)
@@ -54,6 +56,7 @@ class ExportedModel:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         if threads is not None:
+            THREADS.check("threads", threads)
             options.intra_op_num_threads = threads
         chosen = provider_names(providers, onnxruntime.get_available_providers())
         try:
@@ -99,8 +102,12 @@ class ExportedModel:
         Args:
             photos: BGR (H, W, 3) of uint8.
             score_thr: the lowest score of an object.
+
+        Raises:
+            UserError: as :meth:`run` and :func:`check_outputs`.
         """
         outputs = self.run(photos)
+        check_outputs(outputs, len(photos), self.description)
         return [self._result(outputs, i, photo, score_thr) for i, photo in enumerate(photos)]
 
     def _result(self, outputs: dict, image: int, photo: np.ndarray, score_thr: float):
@@ -120,6 +127,35 @@ class ExportedModel:
         return by_class, masks
 
 
+def check_outputs(outputs: dict[str, np.ndarray], images: int, rule: Description) -> None:
+    """Refuse outputs that do not fit the description: of a file that somebody has changed.
+
+    Raises:
+        UserError: an output has another shape or type, or the objects have labels without a class,
+            or boxes that are no numbers, which weights that are damaged also give.
+    """
+    rows = (images, rule.max_det)
+    forms = {
+        "boxes": ("f", (*rows, 4)),
+        "scores": ("f", rows),
+        "labels": ("i", rows),
+        "count": ("i", (images,)),
+    }
+    if rule.mask_thr is not None:
+        forms["masks"] = ("f", (*rows, *outputs["masks"].shape[-2:]))
+    labels, count = outputs["labels"], outputs["count"]
+    if not (
+        all((outputs[name].dtype.kind, outputs[name].shape) == forms[name] for name in forms)
+        and all(outputs[name].size for name in forms)
+        and 0 <= labels.min() <= labels.max() < len(rule.classes)
+        and 0 <= count.min() <= count.max() <= rule.max_det
+    ):
+        raise UserError("the exported detector's outputs do not fit its metadata: export it again")
+    objects = np.arange(rule.max_det) < count[:, None]
+    if not all(np.isfinite(outputs[name][objects]).all() for name in ("boxes", "scores")):
+        raise UserError("the exported detector finds boxes or scores that are no numbers")
+
+
 def reason(error: Exception) -> str:
     """The message of ONNX Runtime in one line."""
     return " ".join(str(error).split())[:200]
@@ -137,6 +173,7 @@ def provider_names(wanted: list[str] | None, there: list[str]) -> list[str]:
     """
     if wanted is None:
         return [PROVIDERS[name] for name in ("cuda", "cpu") if PROVIDERS[name] in there]
+    many(TEXT).check("providers", wanted)
     for name in wanted:
         if name not in PROVIDERS:
             hint = did_you_mean(name, PROVIDERS)

@@ -13,6 +13,7 @@ INTERPOLATIONS = {
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
 }
+LARGEST = 2**26  # pixels of the input; a file's metadata could ask for any number
 
 
 def resized_size(height: int, width: int, rule: Description) -> tuple[int, int]:
@@ -43,10 +44,11 @@ def resized(photo: np.ndarray, rule: Description) -> np.ndarray:
     """A photo (H, W, 3), uint8, in the size and number format of the graph's input.
 
     Raises:
-        UserError: a side would be 0 pixels long; or the rule needs Pillow, which is not installed.
+        UserError: it would have no pixels, or more than 67 million; or the rule needs Pillow, which
+            is not installed.
     """
     height, width = resized_size(*photo.shape[:2], rule)
-    if not height or not width:
+    if not 0 < height * width <= LARGEST:
         raise UserError(
             f"the detector cannot resize {photo.shape[1]}x{photo.shape[0]} pixels to "
             f"{width}x{height}"
@@ -59,7 +61,7 @@ def resized(photo: np.ndarray, rule: Description) -> np.ndarray:
                 "this detector resizes photos with Pillow, which is not installed: "
                 "`pip install pillow`"
             ) from error
-        way = getattr(Image.Resampling, {"area": "BOX"}.get(rule.interpolation, "BILINEAR"))
+        way = Image.Resampling[rule.interpolation.upper()]
         return np.asarray(Image.fromarray(photo).resize((width, height), way))
     return cv2.resize(
         photo.astype(rule.dtype, copy=False),
@@ -78,10 +80,15 @@ def graph_inputs(photos: list[np.ndarray], rule: Description) -> dict[str, np.nd
     Returns:
         ``images`` (N, 3, H, W), RGB, zero to the right of and below smaller photos; ``image_sizes``
         (N, 2), height and width of each in it; ``original_sizes`` (N, 2), those of the photos.
+
+    Raises:
+        UserError: as :func:`resized`; or side by side the photos would have too many pixels.
     """
     small = [resized(photo, rule) for photo in photos]
     sizes = np.array([photo.shape[:2] for photo in small], np.int64)
-    shape = rule.shape or tuple(sizes.max(0))
+    shape = rule.shape or tuple(map(int, sizes.max(0)))
+    if shape[0] * shape[1] > LARGEST:
+        raise UserError(f"the detector's input would have {shape[1]}x{shape[0]} pixels per photo")
     images = np.zeros((len(photos), 3, *shape), rule.dtype)
     for image, photo in zip(images, small, strict=True):
         image[:, : photo.shape[0], : photo.shape[1]] = photo[:, :, ::-1].transpose(2, 0, 1)

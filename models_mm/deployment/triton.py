@@ -6,6 +6,7 @@
 Format: https://github.com/triton-inference-server/common, protobuf/model_config.proto.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def write_repository(repository: Path, file: Path) -> Path:
 def configuration(file: Path) -> str:
     """The text of ``config.pbtxt`` for an exported detector."""
     session = ExportedModel(file, ["cpu"]).session
-    text = f'name: "{file.stem}"\nbackend: "onnxruntime"\nmax_batch_size: {MAX_BATCH}\n'
+    name = json.dumps(file.stem, ensure_ascii=False)  # the same escapes as in protobuf's text
+    text = f'name: {name}\nbackend: "onnxruntime"\nmax_batch_size: {MAX_BATCH}\n'
     for kind, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
         for value in values:
             # the batch is not among the dimensions; a free one is -1, a single number is [1]

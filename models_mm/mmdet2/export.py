@@ -30,7 +30,7 @@ from models_mm.layers.detection_operators import onnx_forms
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.parity import Tolerance, compare, photos_of, table
 from models_mm.mmdet2.plain_detector import PlainDetector
-from models_mm.outputs import refuse_input
+from models_mm.outputs import refuse_files, refuse_input
 from models_mm.version import __version__
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxscript")  # whose versions the file names
@@ -51,6 +51,8 @@ def export(args: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: the name must end with .{args.to}")
     detector = Detector(args.config, args.checkpoint, "cpu", overrides=args.cfg_options)
     refuse_input(out, [find_config(args.config), args.checkpoint])
+    if args.triton_repository:
+        refuse_files(Path(args.triton_repository) / out.stem)  # before minutes of work
     shape = tuple(args.shape) if args.shape else None
     rule = describe(detector, args.checkpoint, shape, args.max_det, args.precision)
     last_test_cfg(detector.model).max_per_img = rule.max_det
@@ -132,12 +134,13 @@ def describe(
         precision: fp32 or fp16.
 
     Raises:
-        UserError: the config's test pipeline does something that an exported file cannot.
+        UserError: the config's test pipeline does something that an exported file cannot, or a
+            setting has a value that nobody could read back.
     """
     cfg, model = detector.model.cfg, detector.model
     test_cfg = last_test_cfg(model)
     masked = hasattr(model, "roi_head") and model.roi_head.with_mask
-    return Description(
+    rule = Description(
         classes=detector.classes,
         shape=shape,
         max_det=max_det or (test_cfg.max_per_img if test_cfg.max_per_img > 0 else 100),
@@ -149,6 +152,7 @@ def describe(
         config=cfg.pretty_text,
         **preparation(cfg.data.test.pipeline),
     )
+    return read_description({KEY: rule.text()}, "the config cannot be exported")
 
 
 def last_test_cfg(model: torch.nn.Module):
@@ -183,8 +187,9 @@ def preparation(pipeline: list[dict]) -> dict:
         scales = scales[0]
     if augmented.get("flip") or not (isinstance(scales, tuple) and len(scales) == 2):
         raise unknown("test-time augmentation cannot be exported: flip=False, one img_scale")
-    if not str(load.type).startswith("LoadImageFrom") or load.get("color_type", "color") != "color":
-        raise unknown(f"{load.type} (color_type={load.get('color_type')!r})")
+    colours = load.get("color_type", "color"), load.get("channel_order", "bgr")
+    if not str(load.type).startswith("LoadImageFrom") or colours != ("color", "bgr"):
+        raise unknown(f"{load.type} (color_type={colours[0]!r}, channel_order={colours[1]!r})")
     steps = {step["type"]: {**step} for step in augmented.transforms}
     order = [step["type"] for step in augmented.transforms if step["type"] not in IDLE]
     if order not in (["Resize", "Normalize", "Pad"], ["Resize", "Normalize"]):
@@ -279,6 +284,8 @@ def write_onnx(model: PlainDetector, rule: Description, opset: int, file: Path) 
             verbose=False,
         )
     converted.model.metadata_props[KEY] = rule.text()
+    for node in converted.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the names of this machine's folders
     name_dimensions(converted.model, rule)
     converted.save(file, external_data=False)
 

@@ -26,6 +26,7 @@ from models_mm.errors import UserError
 from models_mm.layers.detection_operators import kept_by_nms, roi_align_by_level
 from models_mm.layers.forms import round_up
 from models_mm.mmdet2.heads import Detectron2RetinaHead
+from models_mm.values import number, whole
 
 LARGEST_GROWTH = abs(math.log(16 / 1000))  # mmdet's limit on the logarithm of a change of size
 NONE = -1e30  # score of a row that is no box
@@ -431,10 +432,15 @@ def check(detector: nn.Module) -> None:
     for extractor in extractors:
         one_of("a RoI extractor of model.roi_head", extractor, SingleRoIExtractor)
         layer = extractor.roi_layers[0]
-        if type(layer).__name__ != "RoIAlign" or layer.pool_mode != "avg" or not layer.aligned:
+        if (
+            type(layer).__name__ != "RoIAlign"
+            or layer.pool_mode != "avg"
+            or not layer.aligned
+            or len(set(layer.output_size)) > 1
+        ):
             raise UserError(
                 "a roi_layer of model.roi_head cannot be exported: it must be RoIAlign with "
-                "pool_mode='avg' and aligned=True"
+                "pool_mode='avg' and aligned=True, and its output a square"
             )
 
 
@@ -452,9 +458,13 @@ def check_boxes(name: str, head: nn.Module, cfg_name: str, cfg) -> None:
         raise UserError(f"{name}.bbox_coder.add_ctr_clamp cannot be exported")
     if isinstance(head, RPNHead | RetinaHead) and cfg.get("nms_pre", -1) <= 0:
         raise UserError(f"{cfg_name}.nms_pre must be a number to be exported, such as 1000")
-    settings = dict(cfg.nms)
+    settings = dict(cfg.get("nms") or {})
     kind = settings.pop("type", "nms")
     unknown = set(settings) - {"iou_threshold", "split_thr"}
     if kind != "nms" or unknown:
         which = f"type {kind!r}" if kind != "nms" else ", ".join(sorted(unknown))
         raise UserError(f"{cfg_name}.nms: {which} cannot be exported, only plain NMS")
+    # what ONNX's operator takes
+    number(0, 1).check(f"{cfg_name}.nms.iou_threshold", settings.get("iou_threshold"))
+    if isinstance(head, RPNHead):
+        whole(1).check(f"{cfg_name}.max_per_img", cfg.get("max_per_img"))

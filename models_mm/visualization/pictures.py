@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from models_mm.errors import UserError
+from models_mm.errors import UserError, printable
 from models_mm.evaluation.masks import regions
 from models_mm.outputs import Outputs
 
@@ -145,6 +145,7 @@ def label(picture: np.ndarray, text: str, box, color: tuple[int, ...], scale: fl
         color: BGR, 0 to 255.
         scale: of the letters; 1 for small pictures.
     """
+    text = printable(text)  # OpenCV crashes with half a letter
     size, thick = 0.36 * scale, max(1, round(scale))
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
     height += below + 2

@@ -24,6 +24,12 @@ def test_what_is_written_is_read(changes):
         ("shape", [64], "a.onnx: metadata shape must be a pair of sides in pixels or null"),
         ("std", [0, 1, 1], "a.onnx: metadata std must be a list"),
         ("dtype", "float64", "a.onnx: metadata dtype must be uint8 or float32, not 'float64'"),
+        (
+            "classes",
+            ["half a letter \ud800"],
+            "a.onnx: metadata classes must be a list, each item a",
+        ),
+        ("interpolation", "box", "a.onnx: metadata interpolation must be nearest, bilinear"),
         ("format", 2, "a.onnx: metadata format must be 1, not 2"),
         ("further", 1, "those of another version of models_mm: export again"),
     ],

@@ -9,7 +9,9 @@ import models_mm  # noqa: F401  isort: skip
 from mmcv.image import rescale_size
 from mmdet.datasets.pipelines import Compose
 
+from models_mm.deployment.description import INTERPOLATIONS
 from models_mm.deployment.preprocessing import graph_inputs, resized, resized_size
+from models_mm.errors import UserError
 
 from .rules import rule
 
@@ -30,12 +32,16 @@ def test_all_photos_fit_into_a_fixed_shape(height, width, keep):
     assert size[0] <= 800 and size[1] <= 1344
 
 
-@pytest.mark.parametrize("backend", ["cv2", "pillow"])
+@pytest.mark.parametrize(
+    ("backend", "way"),
+    [(backend, way) for backend in INTERPOLATIONS for way in INTERPOLATIONS[backend]],
+)
 @pytest.mark.parametrize("size", [(96, 128), (37, 20), (200, 31)])
-def test_pixels_are_those_of_mmdet(size, backend):
+def test_pixels_are_those_of_mmdet(size, backend, way):
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    own = rule(backend=backend)
-    pipeline = Compose([dict(type="Resize", keep_ratio=True, backend=backend)])
+    own = rule(backend=backend, interpolation=way)
+    resize = dict(type="Resize", keep_ratio=True, backend=backend, interpolation=way)
+    pipeline = Compose([resize])
     expected = pipeline(dict(img=photo, scale=own.scale, img_fields=["img"]))
     assert np.array_equal(resized(photo, own), expected["img"])
     inputs = graph_inputs([photo], own)
@@ -55,3 +61,15 @@ def test_photos_of_several_sizes_lie_in_the_upper_left_corner():
     assert inputs["original_sizes"].tolist() == [[48, 64], [64, 16]]
     assert (inputs["images"][0, :, :48] == 7).all() and not inputs["images"][0, :, 48:].any()
     assert (inputs["images"][1, ..., :16] == 9).all() and not inputs["images"][1, ..., 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(scale=(60_000, 60_000)), "cannot resize 64x48 pixels to 60000x45000"),
+        (dict(shape=(60_000, 60_000)), "would have 60000x60000 pixels per photo"),
+    ],
+)
+def test_metadata_cannot_ask_for_all_memory(changes, message):
+    with pytest.raises(UserError, match=message):
+        graph_inputs([np.zeros((48, 64, 3), np.uint8)], rule(**changes))

@@ -147,6 +147,14 @@ def test_without_proposals_nothing_is_found(tmp_path, kind):
             "must be RoIAlign with pool_mode='avg' and aligned=True",
         ),
         (
+            "mask",
+            {"model.roi_head.mask_roi_extractor.roi_layer.output_size": (14, 7)},
+            "and its output a square",
+        ),
+        ("mask", {"model.test_cfg.rcnn.nms": None}, "rcnn.nms.iou_threshold must be a number, 0"),
+        ("mask", {"model.test_cfg.rcnn.nms.iou_threshold": 2.0}, "must be a number, 0 to 1, not 2"),
+        ("mask", {"model.test_cfg.rpn.max_per_img": -1}, "rpn.max_per_img must be a whole number"),
+        (
             "retina",
             {"model.bbox_head.type": "FreeAnchorRetinaHead"},
             "a FreeAnchorRetinaHead cannot",
@@ -164,6 +172,9 @@ def test_what_cannot_be_exported_is_named(tmp_path, kind, settings, message):
     [
         ({"data.test.pipeline.1.flip": True}, "test-time augmentation cannot be exported"),
         ({"data.test.pipeline.1.transforms.2.type": "PhotoMetricDistortion"}, "transforms must be"),
+        ({"data.test.pipeline.0.channel_order": "rgb"}, "channel_order='rgb'"),
+        ({"data.test.pipeline.1.img_scale": (100_000, 64)}, "scale must be a pair of sides"),
+        ({"data.test.pipeline.1.transforms.0.interpolation": "box"}, "interpolation must be near"),
     ],
 )
 def test_a_pipeline_that_cannot_be_exported(tmp_path, settings, message):
