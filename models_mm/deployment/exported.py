@@ -63,6 +63,11 @@ class ExportedModel:
             self.session = onnxruntime.InferenceSession(file, options, chosen)
         except Exception as error:  # of several types that share no base
             raise UserError(f"{file} cannot be run: {reason(error)}") from error
+        if providers and self.session.get_providers()[0] != chosen[0]:
+            raise UserError(
+                f"provider {providers[0]} cannot be used on this machine: its device or its "
+                "libraries are missing"
+            )
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.description: Description = read_description(metadata, file)
         self.classes = self.description.classes

@@ -36,6 +36,7 @@ from models_mm.version import __version__
 PACKAGES = ("torch", "torchvision", "onnx", "onnxscript")  # whose versions the file names
 # Transforms of the test pipeline that do nothing to a photo, and those that the graph does.
 IDLE = {"RandomFlip", "ImageToTensor", "DefaultFormatBundle", "Collect"}
+ASSERT = torch.ops.aten._assert_scalar.default
 INPUTS = ("images", "image_sizes", "original_sizes")
 
 
@@ -255,19 +256,40 @@ def traced(model: PlainDetector, rule: Description) -> torch.export.ExportedProg
     Raises:
         UserError: the installed PyTorch is too old.
     """
+    return trace(model, example(rule), free_dimensions(model, rule))
+
+
+def trace(
+    model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], free: dict | tuple
+) -> torch.export.ExportedProgram:
+    """A module as a program of torch.export.
+
+    Args:
+        model: in eval mode.
+        inputs: an example.
+        free: ``dynamic_shapes`` of torch.export.
+
+    Raises:
+        UserError: the installed PyTorch is too old.
+    """
     if not hasattr(tracing, "backed_size_oblivious"):
         raise UserError(f"PyTorch {torch.__version__} is too old to export detectors")
     # A number of windows, which depends on the size of the image, may also be 1.
     with torch.no_grad(), quiet(), tracing.patch(backed_size_oblivious=True):
-        return torch.export.export(
+        program = torch.export.export(
             model,
-            example(rule),
-            dynamic_shapes=free_dimensions(model, rule),
+            inputs,
+            dynamic_shapes=free,
             strict=False,
-            # what PyTorch assumes of sizes, such as that a side is not 1, holds for one more image
-            # size or not, but does not change the graph
             prefer_deferred_runtime_asserts_over_guards=True,
         )
+    # What PyTorch assumes of sizes, such as that a number of windows is not 1, does not change the
+    # graph. The program would refuse images that it can compute.
+    for node in program.graph.find_nodes(op="call_function", target=ASSERT):
+        program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def write_onnx(model: PlainDetector, rule: Description, opset: int, file: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.fx.experimental import _config as tracing
 
 from models_mm.backbones import REGISTRY
 from models_mm.layers.forms import round_up
+from models_mm.mmdet2.export import trace
 
 pytestmark = pytest.mark.slow
 FAMILIES = {
@@ -51,14 +51,7 @@ def test_maps_are_equal(family, tmp_path):
             layer.running_mean.normal_(0, 0.1)
     batch = torch.export.Dim("batch", min=1)
     sides = {2: torch.export.Dim("height", min=33), 3: torch.export.Dim("width", min=33)}
-    with torch.no_grad(), tracing.patch(backed_size_oblivious=True):
-        program = torch.export.export(
-            model,
-            (torch.randn(2, 3, 475, 795),),
-            dynamic_shapes=({0: batch, **sides},),
-            strict=False,
-            prefer_deferred_runtime_asserts_over_guards=True,
-        )
+    program = trace(model, (torch.randn(2, 3, 475, 795),), ({0: batch, **sides},))
     torch.export.save(program, tmp_path / "backbone.pt2")
     loaded = torch.export.load(tmp_path / "backbone.pt2").module()
     torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False).save(

@@ -17,6 +17,7 @@ import numpy as np
 
 import models_mm
 from models_mm.cli import demo, export
+from models_mm.data.demo import draw_scene
 from models_mm.data.inputs import batches, find_inputs
 from models_mm.deployment.exported import ExportedModel
 from models_mm.mmdet2.configs import load_config
@@ -32,7 +33,7 @@ NAMES = (
 )
 RATES = {"AdamW": 5e-4, "SGD": 0.01}  # higher than the recipes': there are few epochs
 SCALES = ((256, 192), (384, 288), (512, 384))  # of the resized photos
-EMPTY = 3  # grey photos, without any object
+EMPTY = 3  # drawn photos without any object
 
 
 def trained(name: str, data: Path, folder: Path, epochs: int) -> tuple[str, str]:
@@ -79,7 +80,8 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=12, help="%(default)s")
     args = parser.parse_args()
     photos = photos_of([str(file) for file in find_inputs(args.photos)[0]])
-    photos += [(f"grey {k}", np.full((300 + k, 400, 3), 90 * k, np.uint8)) for k in range(EMPTY)]
+    rng = np.random.default_rng(0)
+    photos += [(f"empty {k}", draw_scene(rng, 300, 400, 0, crowd=False)[0]) for k in range(EMPTY)]
     data, wrong = args.out / "drawn", 0
     if not data.exists():
         demo.main([str(data), "--train", "96", "--val", "16", "--size", "160x128"])
