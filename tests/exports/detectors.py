@@ -14,6 +14,7 @@ from torch import nn
 from models_mm.cli import export
 from models_mm.data.demo import draw_scene
 from models_mm.deployment.exported import ExportedModel
+from models_mm.layers.warehouse import Attention
 from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.parity import Difference, compare, photos_of
@@ -48,28 +49,39 @@ def export_random(name: str, folder: Path) -> list[Difference]:
 def write_weights(name: str, file: str) -> None:
     """Write random weights of a published detector, whose scores are spread between 0 and 1.
 
-    Most random weights give many objects the score 1, and chance orders them. The statistics of
-    batch norms are those of a photo: without them, maps vanish layer by layer.
+    Most random weights give many objects the score 1, and chance orders them. The maps of some
+    networks vanish, layer by layer, and mixtures of kernels that depend on the image alone amplify
+    every rounding a thousand times; weights that have been trained do neither.
     """
     cfg = load_config(name, SMALL)
     cfg.model.backbone.init_cfg = cfg.model.train_cfg = None
     torch.manual_seed(0)
     model = build_detector(cfg.model).eval()
     model.cfg = cfg
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     photo, _ = draw_scene(np.random.default_rng(1), 192, 256, 6, crowd=False)
-    for norm in norms:
-        norm.momentum = 1.0
-        norm.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            normalise(layer)
+        if isinstance(layer, Attention):
+            nn.init.normal_(layer.fc2.bias, std=3)
     inference_detector(model, photo)
-    for norm in norms:
-        norm.eval()
     for path, layer in model.named_modules():
         if path.rpartition(".")[2] in LAST:
             spread(layer, *LAST[path.rpartition(".")[2]])
     inference_detector(model, photo)
     classes = tuple(f"class {label}" for label in range(80))
     torch.save({"meta": {"CLASSES": classes}, "state_dict": model.state_dict()}, file)
+
+
+def normalise(norm: nn.BatchNorm2d) -> None:
+    """Let a batch norm scale its input by one number in its first pass, to a deviation of 1."""
+
+    @torch.no_grad()
+    def scale(norm, inputs):
+        hook.remove()
+        norm.running_var.fill_(inputs[0].square().mean())
+
+    hook = norm.register_forward_pre_hook(scale)
 
 
 def spread(layer: nn.Module, deviation: float, mean: float) -> None:
