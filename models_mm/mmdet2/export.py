@@ -10,7 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -50,6 +50,11 @@ def export(args: argparse.Namespace) -> None:
     out, onnx = Path(args.out), args.to == "onnx"
     if out.suffix != f".{args.to}":
         raise UserError(f"--out {out}: the name must end with .{args.to}")
+    for package in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{package} is not installed: `pip install onnx onnxscript onnxruntime`"
+            )
     detector = Detector(args.config, args.checkpoint, "cpu", overrides=args.cfg_options)
     refuse_input(out, [find_config(args.config), args.checkpoint])
     if args.triton_repository:
@@ -59,11 +64,6 @@ def export(args: argparse.Namespace) -> None:
     last_test_cfg(detector.model).max_per_img = rule.max_det
     model = plain_form(detector, rule)
     photos = photos_of(args.verify) if args.verify is not None else []
-    for package in ("onnx", "onnxscript", "onnxruntime") if onnx else ():
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"{package} is not installed: `pip install onnx onnxscript onnxruntime`"
-            )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem[:60]}-") as scratch:
         made = Path(scratch) / out.name
@@ -170,8 +170,11 @@ def digest_of(checkpoint: str) -> str:
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
     """The versions of the packages that are installed."""
-    there = [package for package in packages if importlib.util.find_spec(package)]
-    return {package: importlib.metadata.version(package) for package in there}
+    found = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def preparation(pipeline: list[dict]) -> dict:
