@@ -1,5 +1,5 @@
-# make demo | make test | make test-slow | make test-all | make soak | make gpu | make gpu-wheels |
-# make install | make mmcv-full | make lint
+# make demo | make test | make test-slow | make test-all | make test-export | make soak | make gpu |
+# make gpu-wheels | make install | make mmcv-full | make lint
 # PYTHON chooses the interpreter (>= 3.10), VENV where the environment goes.
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +11,7 @@ LOG := $(VENV)/install.log
 SAY = { echo "error: $(1)" >&2; exit 1; }
 BROKEN = $(call SAY,installing failed: $$(grep -iE 'error|no space|no matching' $(LOG) | tail -n 1) (check network and disk; all of it in $(LOG)))
 
-.PHONY: install demo test test-slow test-all soak gpu gpu-wheels lint mmcv-full
+.PHONY: install demo test test-slow test-all test-export soak gpu gpu-wheels lint mmcv-full
 
 install: $(STAMP)
 
@@ -61,6 +61,10 @@ test-slow: $(STAMP)
 test-all: $(STAMP)
 	@$(PYTEST)
 
+# Every published detector, exported and compared: hours. EXPORTS= gives patterns of names
+test-export: $(STAMP)
+	@$(BIN)/python -m tests.exports $(EXPORTS)
+
 # Hostile inputs and kills by the hundred; SOAK= gives options: make soak SOAK="--kills 20 --seed 7"
 soak: $(STAMP)
 	@$(BIN)/python -m tests.soak $(SOAK)
@@ -74,7 +78,7 @@ gpu: $(STAMP)
 # GPU_HAS is what it has; what only development needs is left out.
 GPU_PYTHON ?= 3.12
 GPU_HAS ?= torch torchvision numpy pillow scipy matplotlib opencv-python-headless tensorboard
-GPU_LEAVES := $(GPU_HAS) mmcv ninja wandb ruff import-linter
+GPU_LEAVES := $(GPU_HAS) mmcv ninja wandb ruff import-linter onnx onnxscript onnxruntime
 GPU_ADDS := platformdirs sortedcontainers pluggy iniconfig execnet
 PLATFORMS := $(foreach n,2_28 2_27 2_24 2_17 2_12 2_5,--platform manylinux_$(n)_x86_64)
 gpu-wheels: $(STAMP)

@@ -18,7 +18,7 @@ API = {
     "list_configs": "models_mm.catalogue",
     "load_pretrained": "models_mm.checkpoints",
     "get_config": "models_mm.mmdet2.configs",
-    "Detector": "models_mm.mmdet2.inference",
+    "Detector": "models_mm.detector",
     "train": "models_mm.cli.own_data",
 }
 __all__ = ["__version__", *API]
@@ -32,12 +32,8 @@ def __getattr__(name: str):
     """
     if name not in API:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
+    with host_imports.needed_by(f"models_mm.{name}"):
         return getattr(importlib.import_module(API[name]), name)
-    except ModuleNotFoundError as error:
-        if not host_imports.of_host(error):
-            raise
-        raise ImportError(f"models_mm.{name}: {host_imports.missing(error.name)}") from error
 
 
 def __dir__() -> list[str]:

@@ -9,6 +9,8 @@ import importlib.util
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 
 # The packages of the host, and what to do after each has been imported.
@@ -33,12 +35,27 @@ def missing(package: str) -> str:
     )
 
 
+@contextmanager
+def needed_by(name: str) -> Iterator[None]:
+    """Say what to do about a package of the host that is missing.
+
+    Raises:
+        ImportError: a package of the host is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not of_host(error):
+            raise
+        raise ImportError(f"{name}: {missing(error.name)}") from error
+
+
 def stand_by() -> None:
     """Wait for the host's packages to be imported; patch at once those that have been."""
     if not any(isinstance(finder, HostFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, HostFinder())
     for name in HOOKS:
-        if name in sys.modules:
+        if sys.modules.get(name) is not None:  # None: somebody has forbidden the import
             call_hook(name)
 
 

@@ -1,5 +1,6 @@
 """Every fenced command of README and docs runs, in order, as a new user would type it."""
 
+import importlib.util
 import re
 import shutil
 import sys
@@ -21,6 +22,8 @@ from .mmdet2.compat.conftest import free_port
 PAGES = ("README.md", "docs/core.md", "docs/checkpoints.md")
 DOCS = ("getting_started", "train", "test", "inference", "own_data", "small_data")
 DOCS += ("own_backbone", "speed", "faults")
+if importlib.util.find_spec("onnxscript"):
+    DOCS += ("deploy",)
 CHECKOUT = ("tools", "configs", "models_mm")
 FILES = ("dist_train.sh", "dist_test.sh", "Makefile", "requirements.txt")
 FILES += ("pyproject.toml", "setup.py", "model-index.yml")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models_mm.layers.folding import fold_norm
-from models_mm.layers.forms import fastest_layout
+from models_mm.layers.forms import fastest_layout, round_up, traceable
 from models_mm.layers.routing_attention import routing_attention
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -101,10 +101,12 @@ class RoutingAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
-        window = -(-height // GRID), -(-width // GRID)
+        window = round_up(height, GRID) // GRID, round_up(width, GRID) // GRID
         # Windows without a real pixel are candidates as keys, but nobody reads their queries.
-        touched = (_round_up(height, window[0]), _round_up(width, window[1]))
+        touched = (round_up(height, window[0]), round_up(width, window[1]))
         whole = (GRID * window[0], GRID * window[1])
+        if traceable():
+            touched = whole
         # A pixel of the padding is zero before the projection, hence the bias after it.
         biases = self.qkv.qkv.bias.chunk(3)
         q, k, v = self.qkv(x).chunk(3, -1)  # each (N, H, W, C)
@@ -113,22 +115,19 @@ class RoutingAttention(nn.Module):
         out = routing_attention(q, k, v, self.heads, GRID, self.topk, self.scale)
         # The kernel reaches two pixels into the padding. A copy, for the convolution would keep a
         # view of v, and with it queries and keys.
-        v = v[:, : height + 2, : width + 2].contiguous()
+        if not traceable():
+            v = v[:, : height + 2, : width + 2].contiguous()
         lepe = channels_last(self.lepe(channels_first(v)))[:, :height, :width]
         return self.wo(out[:, :height, :width] + lepe)
-
-
-def _round_up(value: int, divisor: int) -> int:
-    return -(-value // divisor) * divisor
 
 
 def _pad(x: Tensor, size: tuple[int, int], value: Tensor) -> Tensor:
     """Extend (N, H, W, C) to the bottom and right to ``size`` by pixels of ``value`` (C)."""
     value = value.to(x.dtype)
     n, height, width, channels = x.shape
-    if width < size[1]:
+    if traceable() or width < size[1]:
         x = torch.cat((x, value.expand(n, height, size[1] - width, channels)), 2)
-    if height < size[0]:
+    if traceable() or height < size[0]:
         x = torch.cat((x, value.expand(n, size[0] - height, size[1], channels)), 1)
     return x
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from models_mm.errors import CheckpointError
 from models_mm.layers.conv_norm import conv_norm, conv_norm_act, pointwise
 from models_mm.layers.folding import fold_norm
-from models_mm.layers.forms import fastest_layout
+from models_mm.layers.forms import fastest_layout, round_up, traceable
 from models_mm.layers.window_attention import WindowAttention
 
 from .base import Backbone, checkpointed, drop_path_rates, pretrained_init, register
@@ -68,7 +68,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Sizes that are no multiples of 4 count as such, filled with zeros.
-        x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
+        below, right = (round_up(size, 4) - size for size in x.shape[2:])
+        x = F.pad(x, (0, right, 0, below))
         x = conv_norm_act(self.proj1, self.norm1, x)
         return conv_norm_act(self.proj2, self.norm, x)
 
@@ -137,8 +138,8 @@ def space_to_depth(x: Tensor) -> Tensor:
     filled up with zeros.
     """
     batch, channels, height, width = x.shape
-    if height % 2 or width % 2:
-        x = F.pad(x, (0, width % 2, 0, height % 2))
+    if traceable() or height % 2 or width % 2:
+        x = F.pad(x, (0, round_up(width, 2) - width, 0, round_up(height, 2) - height))
     x = x.permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (N, h, 2, w, 2, C)
     return to_map(x.permute(0, 1, 3, 4, 2, 5).flatten(3))
 
@@ -398,7 +399,9 @@ class DFvT(Backbone):
         """
         of_x, of_skip = self.conv1x1layers[i].weight.chunk(2, dim=1)
         enlarged = F.interpolate(pointwise(x, of_x), scale_factor=2, mode="nearest")
-        if enlarged.shape != skip.shape:  # odd sizes; the gradient of a slice is a copy
+        if (
+            traceable() or enlarged.shape != skip.shape
+        ):  # odd sizes; the gradient of a slice is a copy
             enlarged = enlarged[:, :, : skip.shape[2], : skip.shape[3]]
         return pointwise(skip, of_skip).add_(enlarged)
 

@@ -3,6 +3,7 @@
     models_mm benchmark recnext_m3 recnext_m3:fused --shape 512 512
     models_mm benchmark mask_rcnn_recnext_m3_fpn_1x_coco --shape 800 1344
     models_mm benchmark biformer_s:direct biformer_s --batch 2 --mode infer train
+    models_mm benchmark detector.onnx CONFIG CHECKPOINT --shape 800 1344
 
 A target is a config (the whole detector) or the registered name of a backbone. ``:fused`` folds its
 norms for inference, ``:compiled`` gives it to torch.compile. ``:direct`` is the plain form of its
@@ -12,7 +13,9 @@ it if the rule is off by default.
 The candidates take turns, round after round, so that other work of the machine disturbs all of them
 alike. The ratio is the median over the rounds of (time of the first / time of this one): more than
 1 is faster.
-Weights and inputs are random. FLOPs are multiply-adds, as detection papers count them, by
+An exported detector is compared with the one in PyTorch on a drawn photo, everything included from
+the photo to the masks; --shape is the size of the photo.
+Otherwise weights and inputs are random. FLOPs are multiply-adds, as detection papers count them, by
 torch.utils.flop_counter. Peak memory is what a fresh process needs beyond the model: allocated
 memory on a GPU, resident memory on the CPU.
 """
@@ -25,6 +28,7 @@ import subprocess
 import sys
 
 from models_mm.cli.command import Parser, child_environment
+from models_mm.deployment.description import is_exported
 from models_mm.errors import UserError
 from models_mm.values import output_file, whole_option
 
@@ -44,6 +48,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="by autocast")
     parser.add_argument("--threads", type=count, help="CPU threads (default: all cores)")
+    parser.add_argument(
+        "--openvino", action="store_true", help="also let OpenVINO run the exported detector"
+    )
     parser.add_argument("--no-memory", action="store_true", help="skip peak memory (it is slow)")
     parser.add_argument(
         "--out", type=output_file, metavar="FILE.json", help="write the figures there too"
@@ -78,6 +85,13 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.out:
         refuse_input(args.out, [target.partition(":")[0] for target in args.targets])
+    if is_exported(args.targets[0]):
+        rows = compare_exported(args)
+        show(rows, args)
+        write_rows(rows, args)
+        return
+    if args.openvino:
+        raise UserError("--openvino is for an exported detector (detector.onnx CONFIG CHECKPOINT)")
     candidates = [Candidate(target, args) for target in args.targets]
     rows = [dict(name=c.name, params=c.parameters(), gflops=c.flops()) for c in candidates]
     for mode in args.mode:
@@ -93,6 +107,36 @@ def main(argv: list[str] | None = None) -> None:
             if not args.no_memory:
                 row[f"{mode} MB"] = peak_memory_in_fresh_process(row["name"], mode, argv)
     show(rows, args)
+    write_rows(rows, args)
+
+
+def compare_exported(args: argparse.Namespace) -> list[dict]:
+    """The times of an exported detector and of the one in PyTorch, as rows of the table.
+
+    Raises:
+        UserError: the command line has no config and checkpoint, or options of other targets.
+    """
+    from models_mm.mmdet2.benchmark import WholeDetector, measure_times
+
+    if len(args.targets) != 3 or args.mode != ["infer"] or args.dtype != "float32":
+        raise UserError(
+            "give an exported detector, its config and its checkpoint, in this order, and neither "
+            "--mode train nor --dtype"
+        )
+    exported, *original = args.targets
+    candidates = [WholeDetector(original, args), WholeDetector([exported], args)]
+    if args.openvino:
+        candidates.append(WholeDetector([exported], args, openvino=True))
+    times = measure_times(candidates, "infer", args)
+    first, rows = times[candidates[0].name], []
+    for name, own in times.items():
+        ratio = statistics.median(a / b for a, b in zip(first, own, strict=True))
+        rows.append({"name": name, "ms": 1e3 * statistics.median(own), "ratio": ratio})
+    return rows
+
+
+def write_rows(rows: list[dict], args: argparse.Namespace) -> None:
+    """Write the figures to the file of ``--out``, if one is given."""
     if args.out:
         with open(args.out, "w") as file:
             json.dump(dict(settings=vars(args), rows=rows), file, indent=1)

@@ -5,6 +5,7 @@ Only what the standard library brings is imported here: each process of a job st
 
 import argparse
 import faulthandler
+import importlib.util
 import os
 import re
 import signal
@@ -201,6 +202,26 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options", nargs="+", action=KeyValues, metavar="KEY=VALUE", help=OVERRIDE_HELP
     )
+
+
+def add_providers(parser: argparse.ArgumentParser) -> None:
+    """The option ``--providers``."""
+    parser.add_argument(
+        "--providers",
+        nargs="+",
+        metavar="NAME",
+        help="what runs an exported detector, the first ones first: tensorrt, cuda, openvino, cpu "
+        "(default: a GPU if there is one)",
+    )
+
+
+def require_torch() -> None:
+    """Refuse a Python that lacks PyTorch."""
+    if importlib.util.find_spec("torch") is None:
+        sys.exit(
+            f"error: {sys.executable} has no PyTorch: run 'make install' once, then "
+            "'source .venv/bin/activate' (or activate the environment that models_mm is in)"
+        )
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:

@@ -8,13 +8,12 @@ import argparse
 import atexit
 import ctypes
 import importlib
-import importlib.util
 import os
 import signal
 import sys
 from typing import NamedTuple
 
-from models_mm.cli.command import Parser, run
+from models_mm.cli.command import Parser, require_torch, run
 from models_mm.distributed.liveness import exit_now
 from models_mm.errors import did_you_mean
 from models_mm.version import __version__
@@ -34,6 +33,7 @@ COMMANDS = {
     "train": Command("train", "train", "train a detector"),
     "test": Command("test", "test", "test a detector: metrics, results, pictures"),
     "predict": Command("predict", "predict", "detect objects in images, folders and videos"),
+    "export": Command("export", "", "export a detector to one ONNX file"),
     "data check": Command("check", "check_dataset", "find what is wrong with a data set"),
     "data convert": Command("convert_data", "", "convert between COCO, YOLO and Pascal VOC"),
     "data split": Command("split_data", "", "split labelled images for training and validation"),
@@ -52,6 +52,8 @@ COMMANDS = {
     "env": Command("env", "check_env", "print what is installed, and what is wrong with it"),
     "setup": Command("setup", "", "install MMDetection and what it needs"),
 }
+
+WITHOUT_TORCH = ("predict",)  # modules that do without PyTorch for exported detectors
 
 
 def main() -> None:
@@ -104,17 +106,14 @@ EPILOG = f"commands (`{NAME} COMMAND --help` lists the options):\n{listed(COMMAN
 
 def start(module: str) -> None:
     """Import the module of a command and run it with the options in ``sys.argv``."""
+    if module not in WITHOUT_TORCH:
+        require_torch()
     importlib.import_module(f"models_mm.cli.{module}").main()
 
 
 def prepare() -> None:
-    """End a rank whose launcher is gone; refuse a Python that lacks PyTorch."""
+    """End a rank whose launcher is gone."""
     end_with_launcher()
-    if importlib.util.find_spec("torch") is None:
-        sys.exit(
-            f"error: {sys.executable} has no PyTorch: run 'make install' once, then "
-            "'source .venv/bin/activate' (or activate the environment that models_mm is in)"
-        )
 
 
 def finish() -> None:

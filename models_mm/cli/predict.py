@@ -1,6 +1,7 @@
 """Detect objects in images, folders and videos.
 
     models_mm predict PATHS --model WORK_DIR --out FOLDER
+    models_mm predict PATHS --model detector.onnx --out FOLDER
     models_mm predict PATHS --model WORK_DIR --out FOLDER --format json yolo --classes cat dog
     find photos -name '*.jpg' | models_mm predict - --config CONFIG --checkpoint FILE
 
@@ -10,7 +11,8 @@ default is pictures and predictions.json in COCO's format. `--tile 640` finds sm
 photos.
 """
 
-from models_mm.cli.command import Parser, add_overrides
+from models_mm.cli.command import Parser, add_overrides, add_providers, require_torch
+from models_mm.deployment.description import is_exported
 from models_mm.values import SCORE, number, option, output_folder, whole_option
 
 FORMATS = ("pictures", "json", "coco", "csv", "yolo")
@@ -27,10 +29,13 @@ def main(argv: list[str] | None = None) -> None:
         help="images, folders of images, videos; `-` reads their paths from standard input",
     )
     parser.add_argument(
-        "--model", help="work dir of a training, or a checkpoint in it: the best one, or the last"
+        "--model",
+        help="work dir of a training, or a checkpoint in it: the best one, or the last; or a file "
+        "of `models_mm export` (.onnx)",
     )
     parser.add_argument("--config", help="config of the detector (default: that of --model)")
     parser.add_argument("--checkpoint", help="its weights (default: those of --model)")
+    add_providers(parser)
     parser.add_argument(
         "--out", type=output_folder, default="predictions", help="folder (default: %(default)s)"
     )
@@ -68,6 +73,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-pictures", action="store_true", help="write no pictures, no videos")
     add_overrides(parser)
     args = parser.parse_args(argv)
+    if is_exported(args.model or ""):
+        for name in ("config", "checkpoint", "device", "cfg_options"):
+            if getattr(args, name):
+                option_name = name.replace("_", "-")
+                parser.error(f"--{option_name} is not for an exported detector (--model)")
+    else:
+        require_torch()
+        if args.providers:
+            parser.error("--providers is for an exported detector (--model FILE.onnx)")
     if not args.model and not (args.config and args.checkpoint):
         parser.error("give --model WORK_DIR, or --config and --checkpoint")
     if args.model and args.config and args.checkpoint:
@@ -85,6 +99,6 @@ def main(argv: list[str] | None = None) -> None:
     if not args.formats:
         parser.error("--no-pictures with --format pictures leaves nothing to write")
 
-    from models_mm.mmdet2.predict import predict
+    from models_mm.prediction import predict
 
     predict(args)

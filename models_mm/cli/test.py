@@ -1,10 +1,15 @@
-"""Test a detector."""
+"""Test a detector, or a file that `models_mm export` has written.
+
+models_mm test CONFIG CHECKPOINT --eval bbox segm
+models_mm test detector.onnx --config CONFIG --eval bbox segm
+"""
 
 import argparse
 import os
 import sys
 
-from models_mm.cli.command import KeyValues, Parser, add_job_options, parse
+from models_mm.cli.command import KeyValues, Parser, add_job_options, add_providers, parse
+from models_mm.deployment.description import is_exported
 from models_mm.messages import say
 from models_mm.values import SCORE, output_file, output_folder
 
@@ -12,8 +17,17 @@ from models_mm.values import SCORE, output_file, output_folder
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The options of mmdet 2.28.2's test.py."""
     parser = Parser(description=__doc__)
-    parser.add_argument("config", help="config: a file or a name in the catalogue")
-    parser.add_argument("checkpoint", help="checkpoint of that detector")
+    parser.add_argument(
+        "config", help="config: a file or a name in the catalogue; or an exported detector (.onnx)"
+    )
+    parser.add_argument("checkpoint", nargs="?", help="checkpoint of that detector")
+    parser.add_argument(
+        "--config",
+        dest="data_config",
+        metavar="CONFIG",
+        help="for the data of an exported detector",
+    )
+    add_providers(parser)
     parser.add_argument("--work-dir", help="where the metrics go (work_dirs/<config>)")
     parser.add_argument(
         "--out", type=output_file, metavar="FILE.pkl", help="write the raw results there"
@@ -65,6 +79,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse combinations of options that make no sense, before anything is loaded."""
+    args.exported = None
+    if is_exported(args.config):
+        settle_exported(parser, args)
+    elif args.checkpoint is None:
+        parser.error("the following arguments are required: checkpoint")
+    elif args.data_config or args.providers:
+        parser.error("--config and --providers are for an exported detector (.onnx)")
     if not (args.out or args.eval or args.format_only or args.show or args.show_dir):
         parser.error("nothing to do: give --eval, --out, --format-only, --show or --show-dir")
     if args.eval and args.format_only:
@@ -83,6 +104,16 @@ def check_args(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         args.show, args.show_dir = False, None
     if args.show and not can_show():
         parser.error("--show needs a display, and there is none: use --show-dir DIR")
+
+
+def settle_exported(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Bring the arguments for an exported detector to the places of the others."""
+    if args.checkpoint or not args.data_config:
+        parser.error("an exported detector needs --config CONFIG for its data, and no checkpoint")
+    if args.show or args.show_dir or args.launcher != "none":
+        parser.error("--show, --show-dir and --launcher are not for an exported detector")
+    args.exported, args.config = args.config, args.data_config
+    args.checkpoint = args.exported
 
 
 def can_show() -> bool:

@@ -315,3 +315,15 @@ def lengths_from_text(counts: str) -> list[int] | None:
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values.tolist()
+
+
+def text_from_lengths(lengths: np.ndarray) -> str:
+    """COCO's compressed text of run lengths, the inverse of :func:`lengths_from_text`."""
+    values = lengths.astype(np.int64)
+    values[3:] -= lengths[1:-2]
+    shifts = 5 * np.arange(7)  # 35 bits, of which a length needs 32 at most
+    digits = values[:, None] >> shifts & 31
+    rest = values[:, None] >> (shifts + 5)
+    more = rest != -(digits >> 4)  # a number ends when all that is left is its sign
+    written = np.cumprod(np.column_stack([np.ones(len(more), int), more[:, :-1]]), 1) > 0
+    return (digits + 32 * more + 48)[written].astype(np.uint8).tobytes().decode()

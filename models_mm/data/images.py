@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from models_mm.data.fields import shown
 from models_mm.errors import UserError
@@ -51,8 +50,12 @@ def read_file(path: str | Path) -> bytes:
         raise UserError(f"image {shown(str(path))} cannot be read: {error.strerror}") from error
 
 
-def regular_file(path: str | Path) -> None:
+def regular_file(path: str | Path, what: str = "image") -> None:
     """Check that a path leads to a file with content. To open a pipe could wait for ever.
+
+    Args:
+        path: of the file.
+        what: the file is called in messages.
 
     Raises:
         UserError: the file is missing or empty, or it is a folder, pipe or device.
@@ -60,14 +63,14 @@ def regular_file(path: str | Path) -> None:
     try:
         found = os.stat(path)
     except FileNotFoundError as error:
-        raise UserError(f"image not found: {shown(str(path))}") from error
+        raise UserError(f"{what} not found: {shown(str(path))}") from error
     except (OSError, ValueError) as error:  # ValueError: no file can have such a name
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"image {shown(str(path))} cannot be read: {reason}") from error
+        raise UserError(f"{what} {shown(str(path))} cannot be read: {reason}") from error
     if not stat.S_ISREG(found.st_mode):
-        raise UserError(f"image {shown(str(path))} cannot be read: not a file")
+        raise UserError(f"{what} {shown(str(path))} cannot be read: not a file")
     if found.st_size == 0:
-        raise UserError(f"image {shown(str(path))} is empty: 0 bytes")
+        raise UserError(f"{what} {shown(str(path))} is empty: 0 bytes")
 
 
 def decode(content: bytes, path: str, decoder: Decoder = decode_upright) -> np.ndarray:
@@ -99,8 +102,12 @@ def decode(content: bytes, path: str, decoder: Decoder = decode_upright) -> np.n
 def _whole(content: bytes) -> bool:
     """Whether an image is complete that has more data behind it, such as a phone's short film."""
     try:
+        from PIL import Image  # exported detectors need not have it, and then cannot tell
+
         with Image.open(io.BytesIO(content)) as image:
             image.load()
+    except ImportError:
+        return True
     except Exception:  # Pillow raises errors of many types
         return False
     return True

@@ -7,10 +7,10 @@ import numpy as np
 
 try:
     from hotcoco import mask as coco_mask
-except ImportError:  # equal run lengths, but two to three times slower
-    from pycocotools import mask as coco_mask
+except ImportError:  # where only exported detectors run
+    coco_mask = None
 
-from models_mm.data.fields import lengths_from_text
+from models_mm.data.fields import lengths_from_text, text_from_lengths
 
 MAX_SIDE = 2**16  # pixels; a mask of this height or width is refused
 
@@ -18,13 +18,30 @@ MAX_SIDE = 2**16  # pixels; a mask of this height or width is refused
 def run_lengths(mask: np.ndarray) -> dict:
     """Encode a mask (H, W) of bool or uint8.
 
-    Run lengths go down the columns. They are equal to those of pycocotools, whichever library is
-    installed.
+    Run lengths go down the columns. They are equal to those of pycocotools, with and without
+    hotcoco, which is faster.
     """
     # OpenCV transposes in a tenth of the time that NumPy needs
-    columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).T
-    encoded = coco_mask.encode(columns)
+    columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8))
+    if coco_mask is None:
+        return {"size": list(mask.shape), "counts": text_from_lengths(_lengths(columns.ravel()))}
+    encoded = coco_mask.encode(columns.T)
     return {"size": encoded["size"], "counts": encoded["counts"].decode()}
+
+
+def _lengths(pixels: np.ndarray) -> np.ndarray:
+    """The lengths of the runs of zeros and ones (L,) in turn; the first ones are zeros."""
+    changes = np.flatnonzero(np.diff(pixels, prepend=0))
+    return np.diff(changes, prepend=0, append=len(pixels))
+
+
+def decoded(lengths: dict) -> np.ndarray:
+    """The mask (H, W) of bool of compressed run lengths that :func:`check_mask` accepts."""
+    height, width = lengths["size"]
+    counts = lengths["counts"]
+    text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
+    runs = lengths_from_text(text) or []
+    return np.repeat(np.arange(len(runs)) % 2 > 0, runs).reshape(width, height).T
 
 
 class PlacedMasks(Sequence):
@@ -114,9 +131,7 @@ class PlacedMasks(Sequence):
         places = np.delete(places, np.concatenate([joined, joined + 1]))
         counts = np.diff(places, prepend=0, append=self.size[0] * self.size[1])
         counts = counts if counts[-1] else counts[:-1]
-        plain = {"counts": counts.tolist(), "size": list(self.size)}
-        encoded = coco_mask.frPyObjects(plain, *self.size)
-        return {"size": list(self.size), "counts": encoded["counts"].decode()}
+        return {"size": list(self.size), "counts": text_from_lengths(counts)}
 
 
 def enlarged(patch: np.ndarray, size: np.ndarray) -> np.ndarray:

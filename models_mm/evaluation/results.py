@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import pycocotools.mask as mask_utils
 
 from models_mm.errors import UserError
+from models_mm.evaluation.masks import decoded
 
 
 class FlatResults(NamedTuple):
@@ -191,4 +191,4 @@ def confident_objects(result, score_thr: float) -> tuple[np.ndarray, np.ndarray,
 
 def _decoded(mask) -> np.ndarray:
     """A mask (H, W) of bool, from run lengths or an array."""
-    return (mask_utils.decode(mask) if isinstance(mask, dict) else mask).astype(bool)
+    return decoded(mask) if isinstance(mask, dict) else mask.astype(bool)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .forms import traceable
 from .linear import linear
 
 
@@ -33,7 +34,7 @@ ACTIVATIONS = {
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """1x1 convolution; for a channels-last map, a matrix product without a copy."""
-    if not x.is_contiguous(memory_format=torch.channels_last):
+    if traceable() or not x.is_contiguous(memory_format=torch.channels_last):
         return F.conv2d(x, weight, bias)
     return linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
 

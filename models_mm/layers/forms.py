@@ -2,7 +2,8 @@
 
 Each operator has a plain form and, for some devices, a faster one that computes the same. Every
 rule here needs a measurement that justifies it; docs/speed.md has them. A rule that no measurement
-justifies yet is off, unless the environment variable ``MODELS_MM_FORMS`` names it.
+justifies yet is off, unless the environment variable ``MODELS_MM_FORMS`` names it. ``torch.export``
+gets the plain forms, which do not depend on a device.
 """
 
 import functools
@@ -48,7 +49,8 @@ def rule(plain: Callable, on: bool = True):
 
         @functools.wraps(function)
         def choose(*args):
-            return function(*args) if RULES[name] else plain(*args)
+            fast = RULES[name] and not torch.compiler.is_exporting()
+            return function(*args) if fast else plain(*args)
 
         return choose
 
@@ -69,6 +71,20 @@ def use_forms(**rules: bool):
 def never(*_) -> bool:
     """What a rule returns for the plain form if it tells whether to use the faster one."""
     return False
+
+
+@rule(plain=lambda: True)
+def traceable() -> bool:
+    """Whether operators run in forms that can be traced once for all batches and image sizes.
+
+    These store more, and do not skip what no output needs.
+    """
+    return False
+
+
+def round_up(size: int, divisor: int) -> int:
+    """The next multiple, in the form of which ``torch.export`` knows best what divides it."""
+    return (size + divisor - 1) // divisor * divisor
 
 
 @rule(plain=lambda x: x)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .forms import gather_bytes, routing_kernel
+from .forms import gather_bytes, routing_kernel, traceable
 
 
 def routing_attention(
@@ -51,6 +51,8 @@ def routing_attention(
         ValueError: the maps do not consist of complete windows, or ``topk`` exceeds their number.
     """
     height, width = k.shape[1:3]
+    if traceable():
+        return _traceable(q, k, v, heads, grid, topk, scale)
     if height % grid or width % grid or not 0 < topk <= grid * grid:
         raise ValueError(f"no {grid}x{grid} windows, {topk} at a time, in a map {height}x{width}")
     size = height // grid, width // grid
@@ -66,6 +68,27 @@ def routing_attention(
         q_win.flatten(0, 1), k_win.flatten(0, 1), v_win.flatten(0, 1), index.flatten(0, 1), scale
     )
     return from_windows(out, size, q.shape)
+
+
+def _traceable(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, grid: int, topk: int, scale: float
+) -> Tensor:
+    """The attention of all windows at once, in shapes that hold for all numbers of images."""
+
+    def windows(x: Tensor) -> Tensor:
+        x = x.unflatten(3, (heads, -1)).unflatten(2, (grid, -1)).unflatten(1, (grid, -1))
+        return x.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(1, 2)  # (N, P, h, M, d)
+
+    rows, columns = (side // grid for side in q.shape[1:3])  # of a window
+    q, k, v = windows(q), windows(k), windows(v)
+    queries, keys = (x.mean(3, dtype=torch.float32).flatten(2) for x in (q, k))  # (N, P, C)
+    index = (scale * queries @ keys.mT).topk(topk, sorted=False).indices  # (N, P, topk)
+    image = torch.arange(q.shape[0], device=q.device)[:, None, None]
+    keys, values = (x[image, index].transpose(2, 3).flatten(3, 4) for x in (k, v))
+    weights = (q @ keys.mT * scale).softmax(-1)  # (N, P, h, M, L)
+    out = (weights @ values).unflatten(3, (rows, columns)).unflatten(1, (grid, grid))
+    # (N, rows, columns, h, of a row, of a column, d) -> (N, H, W, C)
+    return out.permute(0, 1, 4, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
 
 def _attention_in_place(q, k, v, heads, size, topk, scale) -> Tensor:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from models_mm.layers.forms import traceable
 from models_mm.layers.warehouse_mixing import CellCache, mix
 from models_mm.layers.warehouse_plan import (
     LayerShape,
@@ -184,18 +185,18 @@ class WarehouseLayer(nn.Module):
         manager = self._manager[0]
         factors = self.attention(pooled, manager.temperature)  # (N, m, M)
         factors = factors.flatten(0, 1)
-        if torch.compiler.is_compiling():  # the cache cannot be traced
+        if traceable() or torch.compiler.is_compiling():  # the cache cannot be traced
             blocks = factors @ manager.weights[self.warehouse].flatten(1)
         else:
             blocks = mix(factors, manager.cache(self.warehouse))  # (N m, co ci)
-        return blocks.view(len(pooled), *self.grid, *manager.weights[self.warehouse].shape[1:])
+        return blocks.view(pooled.shape[0], *self.grid, *manager.weights[self.warehouse].shape[1:])
 
     def kernels(self, pooled: Tensor) -> Tensor:
         """Pooled input (N, in) -> kernels (N, out, in / groups, *kernel size)."""
         blocks = self.mix(pooled)
         # (N, S, Go, Gi, co, ci, ...) -> (N, Go, co, Gi, ci, S, ...)
         blocks = blocks.movedim((0, 1, 2, 3, 4, 5), (0, 5, 1, 3, 2, 4))
-        return blocks.reshape(len(pooled), *self.weight_shape)
+        return blocks.reshape(pooled.shape[0], *self.weight_shape)
 
     def fold(self, norm: nn.Module) -> None:
         """Fold the norm after this layer into it, for eval mode."""
@@ -251,7 +252,9 @@ class WarehouseConv2d(WarehouseLayer):
             kernels, scale = kernels * scale.view(-1, *(1,) * (kernels.dim() - 2)), None
         if scale is not None:
             bias = None
-        if len(x) == 1 or channels_last(x):
+        if traceable():
+            y = self.convolve_traceably(x, kernels, bias)
+        elif len(x) == 1 or channels_last(x):
             images = zip(x.split(1), kernels, strict=True)
             y = [self.convolve_one(image, kernel, bias, self.groups) for image, kernel in images]
             y = torch.cat(y) if len(x) > 1 else y[0]
@@ -272,6 +275,16 @@ class WarehouseConv2d(WarehouseLayer):
             shape = (-1, *(1,) * self.DIMENSIONS)
             y = torch.addcmul(self.bias.view(shape), y, scale.view(shape))
         return y
+
+    def convolve_traceably(self, x: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve each image with its kernel, in a loop that does not depend on their number."""
+        from torch._higher_order_ops.scan import scan  # not in the oldest PyTorch
+
+        def convolve(step: Tensor, image: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            y = self.convolve_one(image[0][None], image[1], bias, self.groups)
+            return step.clone(), y[0]
+
+        return scan(convolve, x.new_zeros(1), (x, kernels))[1]
 
     def convolve_one(self, x: Tensor, kernel: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         return self.convolve(x, kernel, bias, self.stride, self.padding, self.dilation, groups)
@@ -294,7 +307,7 @@ class WarehouseLinear(WarehouseLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.kernels(x.flatten(1, -2).mean(1) if x.dim() > 2 else x)  # (N, out, in)
-        rows = x.reshape(len(x), -1, x.shape[-1])  # (N, L, in)
+        rows = x.reshape(x.shape[0], -1, x.shape[-1])  # (N, L, in)
         y = rows @ kernels.mT
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], -1)

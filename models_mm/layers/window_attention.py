@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .forms import round_up, traceable
+
 MASKED = (
     -100.0
 )  # added to the logits between different regions: finite, as the published weights expect
@@ -80,6 +82,12 @@ def _shift_mask(regions: Tensor, dtype: torch.dtype) -> Tensor:
     """(P, M) -> (P, 1, M, aligned M): MASKED between cells of different regions, else 0."""
     mask = (regions[:, :, None] != regions[:, None, :]).to(dtype) * MASKED  # (P, M, M)
     return F.pad(mask, (0, _surplus(regions.shape[1])))[:, None]
+
+
+def _parts(size: int, side: int, shift: int, device: torch.device) -> Tensor:
+    """(size,): 0 for all windows but the last, 1 and 2 for the two parts of the last one."""
+    places = torch.arange(size, device=device)
+    return (places >= size - side).long() + (places >= size - shift)
 
 
 def _surplus(cells: int) -> int:
@@ -159,6 +167,8 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        if traceable():
+            return self.padded_and_rolled(x)
         batch, height, width, channels = x.shape
         cells = self.side**2
         grid = window_grid(height, width, self.side, self.shift, x.device)
@@ -170,6 +180,31 @@ class WindowAttention(nn.Module):
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # (N * P, h, M, d)
         out = out.transpose(1, 2).reshape(batch, -1, channels)  # (N, P * M, C)
         return self.proj(out_of_windows(out, grid)).view(x.shape)
+
+    def padded_and_rolled(self, x: Tensor) -> Tensor:
+        """The attention without tables that depend on the size of the map."""
+        side, shift, heads = self.side, self.shift, self.heads
+        height, width = x.shape[1:3]
+        below, right = (round_up(size, side) - size for size in (height, width))
+        x = F.pad(x, (0, 0, 0, right, 0, below)).roll((-shift, -shift), (1, 2))
+        grid = [size // side for size in x.shape[1:3]]  # windows per column and row
+        windows = x.unflatten(2, (grid[1], side)).unflatten(1, (grid[0], side))
+        windows = windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (N, P, M, C)
+        qkv = self.qkv(windows).unflatten(3, (3, heads, -1)).permute(3, 0, 1, 4, 2, 5)
+        q, k, v = qkv.unbind()  # each (N, P, h, M, d)
+        bias = self.bias(None, 1)[0]  # (h, M, M)
+        if shift:
+            rows, columns = (_parts(size, side, shift, x.device) for size in x.shape[1:3])
+            regions = 3 * rows[:, None] + columns  # (H, W) of the padded map
+            regions = regions.unflatten(1, (grid[1], side)).unflatten(0, (grid[0], side))
+            regions = regions.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (P, M)
+            apart = regions[:, None, :, None] != regions[:, None, None, :]  # (P, 1, M, M)
+            bias = bias + apart * MASKED  # (P, h, M, M)
+        weights = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(-1)
+        out = (weights @ v).transpose(2, 3).flatten(3)  # (N, P, M, C)
+        out = out.unflatten(2, (side, side)).unflatten(1, grid).transpose(2, 3)
+        out = out.flatten(3, 4).flatten(1, 2).roll((shift, shift), (1, 2))
+        return self.proj(out[:, :height, :width])
 
     def bias(self, regions: Tensor | None, batch: int) -> Tensor:
         """The summand of the logits: (1, h, M, M) or, with regions, (N * P, h, M, M)."""

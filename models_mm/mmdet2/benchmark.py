@@ -5,6 +5,7 @@ import importlib.util
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from mmdet.core import BitmapMasks
 from mmdet.models import BACKBONES, build_backbone, build_detector
@@ -12,12 +13,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from models_mm.config_files import ROOT, is_config
+from models_mm.data.demo import draw_scene
+from models_mm.deployment.exported import ExportedModel
+from models_mm.deployment.preprocessing import graph_inputs
 from models_mm.errors import UserError, did_you_mean
 from models_mm.layers.forms import RULES, use_forms
 from models_mm.mmdet2.building import built
 from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.inference import Detector
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHOWN = 0.3  # the lowest score of an object that counts
 DIRECT = ROOT / "tests/direct"
 
 
@@ -161,6 +167,59 @@ class Candidate:
     def parameters(self) -> float:
         """Parameters in millions."""
         return sum(p.numel() for p in self.model.parameters()) / 1e6
+
+
+class OpenVINOModel(ExportedModel):
+    """The file of an exported detector, run by OpenVINO's CPU plugin in float32.
+
+    Raises:
+        UserError: OpenVINO is missing.
+    """
+
+    def __init__(self, file: str, threads: int | None):
+        super().__init__(file, ["cpu"], threads)
+        try:
+            import openvino
+        except ImportError as error:
+            raise UserError(
+                "OpenVINO is not installed: `pip install openvino`, or leave --openvino out"
+            ) from error
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        self.compiled = openvino.Core().compile_model(file, "CPU", settings)
+
+    def run(self, photos: list[np.ndarray]) -> dict[str, np.ndarray]:
+        values = self.compiled(graph_inputs(photos, self.description))
+        return dict(zip(self.description.outputs, values.values(), strict=True))
+
+
+class WholeDetector:
+    """A detector in PyTorch, or an exported one, from the photo to its objects.
+
+    Args:
+        files: config and checkpoint, or an exported detector.
+        args: the command line's settings.
+        openvino: whether OpenVINO runs the exported detector.
+    """
+
+    def __init__(self, files: list[str], args: argparse.Namespace, openvino: bool = False):
+        self.name = f"{files[0]} (OpenVINO)" if openvino else files[0]
+        if openvino:
+            self.detector = OpenVINOModel(files[0], args.threads)
+        elif len(files) == 1:
+            cuda = args.device != "cpu"
+            self.detector = ExportedModel(
+                files[0], providers=["cuda" if cuda else "cpu"], threads=args.threads
+            )
+        else:
+            self.detector = Detector(*files, args.device)
+        photo, _ = draw_scene(np.random.default_rng(0), *args.shape, objects=5, crowd=False)
+        self.photos = [photo] * args.batch
+
+    def infer(self) -> None:
+        """Find the objects of the batch."""
+        self.detector.results(self.photos, SHOWN)
 
 
 def synchronise(device: str) -> None:

@@ -18,11 +18,15 @@ from torch import nn
 
 from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
+from models_mm.data.images import read_image
+from models_mm.deployment.exported import ExportedModel
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
+from models_mm.evaluation.masks import encode_result
+from models_mm.mmdet2 import work_dirs
 from models_mm.mmdet2.building import build_data, build_model, join, own_gpu, prepare
 from models_mm.mmdet2.configs import check_files, compatible, load_config
-from models_mm.mmdet2.data_files import check_image_files, files_of
+from models_mm.mmdet2.data_files import check_image_files, files_of, images_on_disk
 from models_mm.mmdet2.evaluation import check_evaluation, predict
 from models_mm.mmdet2.loaders import Loader
 from models_mm.mmdet2.result_files import write_results
@@ -54,6 +58,9 @@ def run(args: argparse.Namespace) -> None:
     loader = build_loader(cfg)
     if args.out:
         refuse_input(args.out, [args.config, args.checkpoint, *files_of(loader.dataset)])
+    if args.exported:
+        run_exported(cfg, args, loader.dataset)
+        return
     distributed = join(cfg, args)
     loader.take_share(dist=distributed, shuffle=False)
     model = load_model(cfg, args.checkpoint, args.fuse_conv_bn)
@@ -79,6 +86,31 @@ def run(args: argparse.Namespace) -> None:
     if distributed:
         watchdog.stop()
         dist.destroy_process_group()
+
+
+def run_exported(cfg: Config, args: argparse.Namespace, dataset) -> None:
+    """Test an exported detector on a data set.
+
+    Raises:
+        UserError: the file or a metric is not what it must be, or an image cannot be read.
+    """
+    model = ExportedModel(args.exported, args.providers)
+    model.CLASSES = model.description.classes
+    if args.eval:
+        names = {"metric": "--eval", "option": "--eval-options: "}
+        check_evaluation(dataset, model, evaluation_options(cfg, args), names)
+    compare_classes(model, dataset, args)
+    paths = list(images_on_disk(dataset))
+    if len(paths) != len(dataset):
+        raise UserError(
+            "an exported detector is tested on images in files, which data.test has not"
+        )
+    work_dirs.make(cfg.work_dir)
+    results = []
+    for path in mmcv.track_iter_progress(paths):
+        results.append(encode_result(model.results([read_image(path, mmcv.imfrombytes)])[0]))
+    print()
+    use_results(cfg, args, dataset, results)
 
 
 def compare_classes(model: nn.Module, dataset, args: argparse.Namespace) -> None:

@@ -1,12 +1,12 @@
 """Boxes, masks and names are drawn into images; images are put together and written."""
 
+import colorsys
 from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib import colormaps
 
-from models_mm.errors import UserError
+from models_mm.errors import UserError, printable
 from models_mm.evaluation.masks import regions
 from models_mm.outputs import Outputs
 
@@ -63,8 +63,8 @@ def draw(
     """
     if not len(boxes):
         return image
-    hues = colormaps["hsv"](np.linspace(0, 1, len(classes), endpoint=False))
-    colors = [tuple(int(255 * c) for c in hues[label][2::-1]) for label in labels]  # BGR
+    hues = [colorsys.hsv_to_rgb(label / len(classes), 1, 1) for label in labels]
+    colors = [tuple(int(255 * c) for c in hue[::-1]) for hue in hues]  # BGR
     picture = np.array(image, order="C")
     if masks is not None and len(masks):
         picture = blend_masks(picture, masks, colors)
@@ -145,6 +145,7 @@ def label(picture: np.ndarray, text: str, box, color: tuple[int, ...], scale: fl
         color: BGR, 0 to 255.
         scale: of the letters; 1 for small pictures.
     """
+    text = printable(text)  # OpenCV crashes with half a letter
     size, thick = 0.36 * scale, max(1, round(scale))
     (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
     height += below + 2

@@ -9,19 +9,12 @@ import io
 import json
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from models_mm.data.conversion import yolo_lines
-from models_mm.data.demo import outlines
-from models_mm.data.formats.labels import LabelledImage
 from models_mm.errors import UserError, did_you_mean
-from models_mm.evaluation.masks import PlacedMasks, regions
 from models_mm.outputs import Outputs
 from models_mm.visualization.detections import Detections
 from models_mm.visualization.videos import video_writer
@@ -175,50 +168,6 @@ class CsvFile:
         self.file.close()
 
 
-class YoloFiles:
-    """``labels/NAME.txt`` per image, ``labels/NAME/000000.txt`` per frame, ``labels/classes.txt``.
-
-    The lines are those of YOLO's labels: a polygon of an object with a mask, or else a box. There
-    is no score, so that the files can be corrected and used as labels.
-    """
-
-    def __init__(self, places: Outputs, classes: tuple[str, ...]):
-        self.places = places
-        text = "".join(" ".join(name.split()) + "\n" for name in classes)
-        places.path("labels/classes.txt").write_text(text, encoding="utf-8")
-
-    def add(self, source: Source, found: Detections) -> None:
-        """Write the labels of an image."""
-        height, width = found.image.shape[:2]
-        masks: list = [None] * len(found)
-        if found.masks is not None:
-            placed = regions(PlacedMasks.cropped(found.masks))  # outlines need much memory
-            masks = [polygons(region, pixels) for region, pixels in placed]
-        things = []
-        for name, (left, top, right, bottom), mask in zip(
-            found.names, found.boxes.tolist(), masks, strict=True
-        ):
-            bbox = [left, top, right - left, bottom - top]
-            if min(bbox[2:]) > 0:
-                things.append({"class": name, "iscrowd": 0, "bbox": bbox, "segmentation": mask})
-        image = LabelledImage(source.name, width, height, things)
-        lines = yolo_lines(image, found.classes, Counter())
-        part = "" if source.frame is None else f"/{source.frame:06d}"
-        place = self.places.path(f"labels/{source.base}{part}.txt")
-        place.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-    def close(self) -> None:
-        """There is nothing left to write."""
-
-
-def polygons(region: tuple[slice, slice], pixels: np.ndarray) -> list[list[float]]:
-    """The outlines in the image of a mask (h, w) of bool in a region of it."""
-    corner = (region[1].start, region[0].start)
-    return [
-        [value + corner[i % 2] for i, value in enumerate(outline)] for outline in outlines(pixels)
-    ]
-
-
 class JsonList:
     """A list in JSON that is written item by item."""
 
@@ -306,6 +255,19 @@ class CocoFiles:
                 self.results[1].copy_to(file)
 
 
+def yolo_files(places: Outputs, classes: tuple[str, ...]):
+    """The writer of YOLO's labels, whose packages exported detectors do not need.
+
+    Raises:
+        UserError: one of the packages is not installed.
+    """
+    try:
+        from models_mm.visualization.yolo_files import YoloFiles
+    except ModuleNotFoundError as error:
+        raise UserError(f"--format yolo needs {error.name}, which is not installed") from error
+    return YoloFiles(places, classes)
+
+
 def writers(formats: list[str], places: Outputs, classes: tuple[str, ...], ids: Ids | None) -> list:
     """The writers of some formats: ``pictures``, ``json``, ``coco``, ``csv``, ``yolo``;
     ``predictions`` is only the first of COCO's two files."""
@@ -313,7 +275,7 @@ def writers(formats: list[str], places: Outputs, classes: tuple[str, ...], ids: 
         "pictures": lambda: PictureFiles(places),
         "json": lambda: JsonFiles(places),
         "csv": lambda: CsvFile(places),
-        "yolo": lambda: YoloFiles(places, classes),
+        "yolo": lambda: yolo_files(places, classes),
         "coco": lambda: CocoFiles(places, classes, True, ids),
         "predictions": lambda: CocoFiles(places, classes, False),
     }

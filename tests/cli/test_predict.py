@@ -19,8 +19,8 @@ from mmdet.models import build_detector
 from models_mm.cli import predict
 from models_mm.errors import UserError
 from models_mm.mmdet2.configs import load_config
-from models_mm.mmdet2.predict import frames_of
 from models_mm.mmdet2.work_dirs import find_trained
+from models_mm.prediction import frames_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = "configs/demo/mask_rcnn_recnext_tiny_fpn_demo.py"

@@ -11,6 +11,7 @@ from models_mm.layers.forms import RULES, use_forms
 
 # A backbone that each rule decides something for, and whether in training too.
 USED_BY = {
+    "traceable": ("biformer_s", False),
     "fastest_layout": ("recnext_m3", True),
     "linear_as_convolution": ("mpvit_tiny", True),
     "onednn_product": ("kw1x_mobilenetv2", True),
@@ -80,3 +81,15 @@ def test_gradients_are_those_of_the_plain_form(rule):
     assert len(found) == len(expected) > 0
     for gradient, other in zip(found, expected, strict=True):
         assert (gradient - other).norm() <= 1e-4 * other.norm()
+
+
+@pytest.mark.parametrize("name", ["dfvt_t", "mpvit_tiny"])
+def test_the_traceable_form_takes_all_sizes(name):
+    torch.manual_seed(0)
+    model = models_mm.create_backbone(name).eval().fuse()
+    images = torch.randn(2, 3, 70, 107)
+    with torch.no_grad(), use_forms(traceable=False):
+        outs = model(images)
+    with torch.no_grad():
+        for out, other in zip(outs, model(images), strict=True):
+            torch.testing.assert_close(out, other, rtol=1e-4, atol=1e-4)

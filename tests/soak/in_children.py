@@ -121,7 +121,11 @@ def child(environment: dict, words: list[str], place: Path) -> None:
     sys.path.insert(0, str(tool.parent))  # as Python does for a script
     code = 0
     try:
-        runpy.run_path(str(tool), run_name="__main__")
+        if tool.is_file():
+            runpy.run_path(str(tool), run_name="__main__")
+        else:  # a command of the console alone
+            sys.argv = ["models_mm", *words]
+            runpy.run_module("models_mm", run_name="__main__")
     except SystemExit as left:
         code = left.code
         if isinstance(code, str):

@@ -7,6 +7,7 @@ TRAIN = "train @tiny.py --cfg-options"
 TEST = "test @tiny.py @weights.pth"
 PREDICT = "predict @data/val2017 --config @tiny.py --checkpoint @weights.pth"
 BENCHMARK = "benchmark recnext_m3 --no-memory"
+EXPORT = "export @tiny.py @weights.pth"
 
 # beginning -> (end, message)
 GROUPS: dict[str, list[tuple[str, str]]] = {
@@ -335,8 +336,11 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("--eval bbox --cfg-options fp16=yes", "fp16 must be "),
     ],
     "test": [
-        ("", "arguments are required: config, checkpoint"),
+        ("", "arguments are required: config"),
         ("@tiny.py", "arguments are required: checkpoint"),
+        ("a.onnx --eval bbox", "an exported detector needs --config CONFIG for its data"),
+        ("a.onnx --config @tiny.py --eval bbox", "exported detector not found: a.onnx"),
+        ("@tiny.py @weights.pth --eval bbox --providers cpu", "are for an exported detector"),
         ("@tiny.py nowhere.pth --eval bbox", "checkpoint not found: nowhere.pth"),
         ("@tiny.py @folder --eval bbox", "checkpoint not found|no regular file"),
         ("@tiny.py @text.txt --eval bbox", "text.txt"),
@@ -365,6 +369,10 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
     ],
     "predict": [
         ("", "arguments are required: PATHS"),
+        ("@data/val2017 --config @tiny.py", "give --model WORK_DIR, or --config and --checkpoint"),
+        ("@data/val2017 --model @text.txt --providers cpu", "--providers is for an exported"),
+        ("@data/val2017 --model nowhere.onnx", "exported detector not found: nowhere.onnx"),
+        ("@data/val2017 --model nowhere.onnx --device cpu", "--device is not for an exported"),
         ("nowhere.jpg --config @tiny.py --checkpoint @weights.pth", "no such image"),
         ("@folder --config @tiny.py --checkpoint @weights.pth", "has no images"),
         ("@text.txt --config @tiny.py --checkpoint @weights.pth", "text.txt is no image"),
@@ -374,6 +382,29 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
             "checkpoint not found|no regular file",
         ),
         ("@data/val2017 --config @tiny.py --checkpoint @backbone.pth", "backbone.pth"),
+    ],
+    EXPORT: [
+        ("", "arguments are required: --out"),
+        ("--out detector.pt2", "the name must end with .onnx"),
+        ("--out detector.onnx --to pt2", "the name must end with .pt2"),
+        ("--out @folder", "is a folder"),
+        ("--out d.onnx --shape 0 64", "--shape: must be a whole number, 32 to 8192"),
+        ("--out d.onnx --shape 64", "--shape: expected 2 arguments"),
+        ("--out d.onnx --shape 64 64 --dynamic", "not allowed with argument --shape"),
+        ("--out d.onnx --max-det 0", "--max-det: must be a whole number, 1 to 10000"),
+        ("--out d.onnx --opset 9", "--opset: invalid choice: '?9"),
+        ("--out d.onnx --precision int8", "--precision: invalid choice: 'int8'"),
+        ("--out d.pt2 --to pt2 --triton-repository models", "is for ONNX files"),
+        ("--out d.onnx --verify nowhere.jpg", "image not found: nowhere.jpg"),
+        ("--out d.onnx --verify @text.txt", "text.txt is no image"),
+        ("--out d.onnx --cfg-options model.test_cfg.nms.type=soft_nms", "soft_nms"),
+        ("--out d.onnx --cfg-options data.test.pipeline.1.flip=True", "test-time augmentation"),
+        ("--out d.onnx --cfg-options model.backbone.depht=3", "no setting depht"),
+    ],
+    "export": [
+        ("@tiny.py nowhere.pth --out d.onnx", "checkpoint not found: nowhere.pth"),
+        ("nowhere.py @weights.pth --out d.onnx", "config not found"),
+        ("@tiny.py @text.txt --out d.onnx", "text.txt"),
     ],
     "check_dataset": [
         ("", "arguments are required"),

@@ -98,3 +98,11 @@ def test_names_do_not_cover_small_objects_of_large_pictures():
         inside = drawn[1000 : 1000 + side, 1000 : 1000 + side]
         assert (inside == 90).all(axis=2).mean() > 0.5
     assert changed[0] < 1500 < 20_000 < changed[1]
+
+
+def test_names_may_have_letters_that_opencv_cannot_draw():
+    """Half a letter, which JSON and a checkpoint may have, must not end the process."""
+    box = np.array([[2.0, 2, 40, 40, 0.9]])
+    drawn = pictures.draw(np.zeros((48, 48, 3), np.uint8), box, [0], None, ("half \ud800 \x1b",))
+    same = pictures.draw(np.zeros((48, 48, 3), np.uint8), box, [0], None, ("half ? ?",))
+    assert np.array_equal(drawn, same)

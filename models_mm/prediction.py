@@ -5,20 +5,20 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
-import mmcv
 import numpy as np
-from tqdm import tqdm
 
 from models_mm.data.annotations import load
+from models_mm.data.images import Decoder
 from models_mm.data.inputs import batches, find_inputs, frame_count, frames, read_images
+from models_mm.deployment.description import is_exported
+from models_mm.detector import Detector
 from models_mm.errors import UserError, did_you_mean
+from models_mm.host_imports import needed_by
 from models_mm.messages import say
-from models_mm.mmdet2 import run_results
-from models_mm.mmdet2.inference import Detector
-from models_mm.mmdet2.work_dirs import find_trained
 from models_mm.outputs import Outputs
 from models_mm.visualization.detections import Detections
 from models_mm.visualization.prediction_files import Ids, Source, writers
@@ -33,17 +33,13 @@ def predict(args: argparse.Namespace) -> None:
     """
     files, videos = find_inputs(args.inputs)
     total = len(files) + sum(frame_count(video) for video in videos)
-    config, checkpoint = args.config, args.checkpoint
-    if not (config and checkpoint):
-        found = find_trained(args.model, config)
-        config, checkpoint = config or str(found[0]), checkpoint or str(found[1])
-    detector = Detector(config, checkpoint, args.device, args.score_thr, args.cfg_options)
+    detector, model = chosen(args)
     wanted = labels_of(args.classes, detector.classes)
     ids = ids_of(args.annotations, detector.classes, files, videos) if args.annotations else None
-    inputs = [*files, *videos, config, checkpoint, *filter(None, [args.annotations])]
-    inputs.append(Path(checkpoint).parent / run_results.FILE)
+    inputs = [*files, *videos, *model, *filter(None, [args.annotations])]
+    inputs.append(Path(model[-1]).parent / "results.json")  # of the training
     places = Outputs(args.out, inputs)
-    say(f"{config}, {checkpoint}, on {next(detector.model.parameters()).device}")
+    say(f"{', '.join(model)}, on {detector.device}")
 
     unread: list[str] = []
     images = objects = 0
@@ -54,7 +50,7 @@ def predict(args: argparse.Namespace) -> None:
             for writer in writers(args.formats, places, detector.classes, ids)
         ]
         bar = stack.enter_context(progress(total))
-        for group in sources(files, videos, unread):
+        for group in sources(files, videos, unread, detector.decoder):
             for source, found in detect(detector, group, args, unread):
                 found = found[np.isin(found.labels, wanted)]
                 for output in outputs:
@@ -65,6 +61,26 @@ def predict(args: argparse.Namespace) -> None:
     print(f"{objects} objects in {images} images ({rate:.3g} images/s): {args.out}")
     if unread:
         raise UserError("left out:\n  " + "\n  ".join(unread))
+
+
+def chosen(args: argparse.Namespace) -> tuple[Detector, list[str]]:
+    """The detector that the options name, and its files.
+
+    Raises:
+        UserError: as :class:`models_mm.Detector` and :func:`find_trained`.
+    """
+    if is_exported(args.model or ""):
+        detector = Detector(args.model, score_thr=args.score_thr, providers=args.providers)
+        return detector, [args.model]
+    config, checkpoint = args.config, args.checkpoint
+    if not (config and checkpoint):
+        with needed_by("models_mm predict"):
+            from models_mm.mmdet2.work_dirs import find_trained  # exported files do without it
+
+        found = find_trained(args.model, config)
+        config, checkpoint = config or str(found[0]), checkpoint or str(found[1])
+    detector = Detector(config, checkpoint, args.device, args.score_thr, args.cfg_options)
+    return detector, [config, checkpoint]
 
 
 def labels_of(names: list[str] | None, classes: tuple[str, ...]) -> list[int]:
@@ -92,14 +108,18 @@ def ids_of(file: str, classes: tuple[str, ...], files: list[Path], videos: list[
     return ids
 
 
-def progress(total: int) -> tqdm:
+def progress(total: int):
     """A progress bar for images; fewer lines where it is written to a file."""
+    try:
+        from tqdm import tqdm  # exported detectors need not have it
+    except ImportError:
+        return nullcontext(SimpleNamespace(update=lambda: None))
     often = 0.2 if sys.stderr.isatty() else 10.0  # seconds
     return tqdm(total=total, unit="image", file=sys.stderr, mininterval=often, dynamic_ncols=True)
 
 
 def sources(
-    files: list[Path], videos: list[Path], unread: list[str]
+    files: list[Path], videos: list[Path], unread: list[str], decoder: Decoder
 ) -> Iterator[Iterable[tuple[Source, np.ndarray]]]:
     """The images, and the frames of each video, with their BGR pixels (H, W, 3).
 
@@ -107,9 +127,10 @@ def sources(
         files: the images.
         videos: the videos.
         unread: gets a message for each image that cannot be read.
+        decoder: of the images.
     """
     bases, clips = base_names(files), base_names(videos)
-    pairs = read_images(files, unread, mmcv.imfrombytes)
+    pairs = read_images(files, unread, decoder)
     yield ((Source(str(file), bases[file]), pixels) for file, pixels in pairs)
     for video in videos:
         yield frames_of(video, clips[video])

@@ -1,0 +1,162 @@
+"""Compare an exported detector with the one in PyTorch, photo by photo."""
+
+import copy
+from pathlib import Path
+from typing import NamedTuple
+
+import mmcv
+import numpy as np
+from mmdet.apis import inference_detector
+
+from models_mm.data.demo import draw_scene
+from models_mm.data.images import read_image
+from models_mm.deployment.description import Description
+from models_mm.deployment.exported import ExportedModel
+from models_mm.deployment.preprocessing import resized_size
+from models_mm.mmdet2.inference import Detector
+from models_mm.visualization.detections import Detections
+
+DRAWN = ((375, 500, 6), (500, 333, 3), (96, 128, 1), (427, 640, 0))  # height, width, objects
+
+
+class Tolerance(NamedTuple):
+    """What still counts as equal."""
+
+    box: float = 0.01  # pixels
+    score: float = 1e-4
+    mask: float = 1e-3  # of the pixels that either mask has
+    unmatched: float = 0.0  # of the objects
+
+    @classmethod
+    def of(cls, precision: str) -> "Tolerance":
+        """The tolerance for fp32; fp16 rounds to a thousandth, and other objects may be found."""
+        return cls() if precision == "fp32" else cls(box=2.0, score=0.02, mask=0.05, unmatched=0.1)
+
+
+class Difference(NamedTuple):
+    """How the objects of a photo differ.
+
+    Attributes:
+        photo: its name.
+        objects: found by the detector in PyTorch.
+        unmatched: objects of either that the other has not, with the same label and score.
+        box: largest difference of a coordinate in pixels.
+        score: largest difference.
+        mask: share of the mask pixels that differ.
+    """
+
+    photo: str
+    objects: int
+    unmatched: int
+    box: float
+    score: float
+    mask: float
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether this counts as equal."""
+        return (
+            self.unmatched <= tolerance.unmatched * self.objects
+            and self.box <= tolerance.box
+            and self.score <= tolerance.score
+            and self.mask <= tolerance.mask
+        )
+
+
+def photos_of(names: list[str]) -> list[tuple[str, np.ndarray]]:
+    """The photos with these names; four drawn ones if there are none.
+
+    Raises:
+        UserError: a photo cannot be read.
+    """
+    if names:
+        return [(name, read_image(name, mmcv.imfrombytes)) for name in names]
+    rng = np.random.default_rng(0)
+    return [
+        (f"drawn {height}x{width}", draw_scene(rng, height, width, objects, crowd=False)[0])
+        for height, width, objects in DRAWN
+    ]
+
+
+def compare(
+    detector: Detector, exported: ExportedModel, photos: list[tuple[str, np.ndarray]]
+) -> list[Difference]:
+    """Let both find the objects of a batch of photos, of any score that the config allows."""
+    rule, (names, pixels) = exported.description, zip(*photos, strict=True)
+    if rule.shape is None:
+        expected = inference_detector(detector.model, list(pixels))
+    else:
+        expected = [inference_detector(in_frame(detector, photo, rule), photo) for photo in pixels]
+    rows = []
+    for name, photo, *results in zip(
+        names, pixels, expected, exported.results(pixels), strict=True
+    ):
+        objects = [Detections.of_result(photo, x, rule.score_thr, rule.classes) for x in results]
+        rows.append(differences(Tolerance.of(rule.precision).score, *objects, name))
+    return rows
+
+
+def in_frame(detector: Detector, photo: np.ndarray, rule: Description):
+    """mmdet's detector; it pads a photo to the fixed frame of the exported one."""
+    model = copy.copy(detector.model)  # the same weights, with another pipeline
+    model.cfg = copy.deepcopy(detector.model.cfg)
+    augmented = model.cfg.data.test.pipeline[1]
+    augmented.img_scale = resized_size(*photo.shape[:2], rule)[::-1]
+    padded = tuple(-(-side // rule.divisor) * rule.divisor for side in rule.shape)
+    steps = [step for step in augmented.transforms if step["type"] != "Pad"]
+    place = [step["type"] for step in steps].index("Normalize") + 1
+    steps.insert(place, dict(type="Pad", size=padded))
+    augmented.transforms = steps
+    for step in augmented.transforms:
+        if step["type"] == "Resize":
+            step["keep_ratio"] = False
+    return model
+
+
+def differences(
+    score_tolerance: float, expected: Detections, found: Detections, name: str
+) -> Difference:
+    """How two lists of objects of one photo differ.
+
+    The order is that of the scores; objects with equal scores may change places.
+    """
+    free = list(range(len(found)))
+    box = score = 0.0
+    wrong = total = 0
+    matched = 0
+    for i in range(len(expected)):
+        near = [
+            j
+            for j in free
+            if found.labels[j] == expected.labels[i]
+            and abs(found.scores[j] - expected.scores[i]) <= score_tolerance
+        ]
+        if not near:
+            continue
+        far = [float(np.abs(found.boxes[j] - expected.boxes[i]).max()) for j in near]
+        best = near[int(np.argmin(far))]
+        free.remove(best)
+        matched += 1
+        box = max(box, min(far))
+        score = max(score, float(abs(found.scores[best] - expected.scores[i])))
+        if expected.masks is not None:
+            wrong += int((expected.masks[i] ^ found.masks[best]).sum())
+            total += int((expected.masks[i] | found.masks[best]).sum())
+    unmatched = len(expected) + len(found) - 2 * matched
+    return Difference(name, len(expected), unmatched, box, score, wrong / max(total, 1))
+
+
+def table(rows: list[Difference]) -> str:
+    """The differences as a table."""
+    width = max(len(shown(row.photo)) for row in rows)
+    lines = [f"{'':{width}}  objects  unmatched  boxes, px    scores  mask pixels"]
+    for row in rows:
+        lines.append(
+            f"{shown(row.photo):{width}}  {row.objects:7}  {row.unmatched:9}  {row.box:9.1e}  "
+            f"{row.score:8.1e}  {row.mask:11.3%}"
+        )
+    return "\n".join(lines)
+
+
+def shown(photo: str) -> str:
+    """The name of a photo in the table."""
+    return Path(photo).name[-40:]

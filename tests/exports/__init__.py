@@ -1,0 +1,1 @@
+"""The export of every published detector, and of trained ones."""

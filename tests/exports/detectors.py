@@ -1,0 +1,102 @@
+"""Published detectors with random weights that find objects."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import models_mm  # isort: skip
+from mmdet.apis import inference_detector
+from mmdet.models import build_detector
+from torch import nn
+
+from models_mm.cli import export
+from models_mm.data.demo import draw_scene
+from models_mm.deployment.exported import ExportedModel
+from models_mm.layers.warehouse import Attention
+from models_mm.mmdet2.configs import load_config
+from models_mm.mmdet2.inference import Detector
+from models_mm.mmdet2.parity import Difference, compare, photos_of
+
+NAME = re.compile(r"(mask_rcnn|faster_rcnn|cascade_mask_rcnn|retinanet)_(\w+)_fpn_1x_coco")
+NAMES = [name for name in models_mm.list_configs() if NAME.fullmatch(name)]
+SCALE = (256, 192)
+SMALL = {"data.test.pipeline.1.img_scale": SCALE}
+# The last layers of heads: standard deviation and mean of what they are to compute.
+LAST = {
+    "rpn_cls": (1.0, 0.0),
+    "rpn_reg": (0.3, 0.0),
+    "retina_cls": (1.0, -3.0),
+    "retina_reg": (0.3, 0.0),
+    "fc_cls": (2.0, 0.0),
+    "fc_reg": (1.0, 0.0),
+    "conv_logits": (2.0, 0.0),
+}
+
+
+def export_random(name: str, folder: Path) -> list[Difference]:
+    """Export a published detector with random weights, and compare both on drawn photos."""
+    weights, out = str(folder / "weights.pth"), str(folder / "detector.onnx")
+    write_weights(name, weights)
+    scale = "data.test.pipeline.1.img_scale=({},{})".format(*SCALE)
+    export.main([name, weights, "--out", out, "--cfg-options", scale])
+    detector = Detector(name, weights, "cpu", overrides=SMALL)
+    exported = ExportedModel(out, ["cpu"])
+    return [found for photo in photos_of([]) for found in compare(detector, exported, [photo])]
+
+
+def write_weights(name: str, file: str) -> None:
+    """Write random weights of a published detector, whose scores are spread between 0 and 1.
+
+    Most random weights give many objects the score 1, and chance orders them. The maps of some
+    networks vanish, layer by layer, and mixtures of kernels that depend on the image alone amplify
+    every rounding a thousand times; weights that have been trained do neither.
+    """
+    cfg = load_config(name, SMALL)
+    cfg.model.backbone.init_cfg = cfg.model.train_cfg = None
+    torch.manual_seed(0)
+    model = build_detector(cfg.model).eval()
+    model.cfg = cfg
+    photo, _ = draw_scene(np.random.default_rng(1), 192, 256, 6, crowd=False)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            normalise(layer)
+        if isinstance(layer, Attention):
+            nn.init.normal_(layer.fc2.bias, std=3)
+    inference_detector(model, photo)
+    for path, layer in model.named_modules():
+        if path.rpartition(".")[2] in LAST:
+            spread(layer, *LAST[path.rpartition(".")[2]])
+    inference_detector(model, photo)
+    classes = tuple(f"class {label}" for label in range(80))
+    torch.save({"meta": {"CLASSES": classes}, "state_dict": model.state_dict()}, file)
+
+
+def normalise(norm: nn.BatchNorm2d) -> None:
+    """Let a batch norm scale its input by one number in its first pass, to a deviation of 1."""
+
+    @torch.no_grad()
+    def scale(norm, inputs):
+        hook.remove()
+        norm.running_var.fill_(inputs[0].square().mean())
+
+    hook = norm.register_forward_pre_hook(scale)
+
+
+def spread(layer: nn.Module, deviation: float, mean: float) -> None:
+    """Scale each channel of a layer in its first pass, for the statistics of its output.
+
+    The features of random weights are almost the same everywhere.
+    """
+
+    @torch.no_grad()
+    def scale(layer, inputs, output):
+        hook.remove()
+        values = output.transpose(0, 1).flatten(1)  # (C, N H W)
+        factor = deviation / values.std(1)
+        layer.weight.mul_(factor.view(-1, *(1,) * (layer.weight.dim() - 1)))
+        layer.bias.copy_(mean - (values.mean(1) - layer.bias) * factor)
+        return layer.forward(*inputs)
+
+    hook = layer.register_forward_hook(scale)

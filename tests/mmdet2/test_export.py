@@ -1,0 +1,81 @@
+"""`models_mm export`: other forms than the plain ONNX file, and what it refuses."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from models_mm.cli import export
+from models_mm.errors import UserError
+
+from .test_plain_detector import detector
+
+
+def run(folder: Path, kind: str, *options: str, name: str = "detector.onnx") -> Path:
+    """Export a detector."""
+    _, weights = detector(folder, kind)
+    out = folder / name
+    export.main([str(Path(weights).with_suffix(".py")), weights, "--out", str(out), *options])
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mask", ["--shape", "70", "96", "--max-det", "3", "--opset", "18"]),
+        ("retina", ["--to", "pt2"]),
+        ("mask", ["--precision", "fp16"]),
+    ],
+)
+def test_other_forms_are_equal(tmp_path, capsys, kind, options):
+    pytest.importorskip("onnxscript")
+    name = "detector.pt2" if "pt2" in options else "detector.onnx"
+    assert run(tmp_path, kind, "--verify", *options, name=name).stat().st_size > 10_000
+    objects = re.findall(r"^drawn \S+ +(\d+)", capsys.readouterr().out, re.M)
+    assert len(objects) == 4 and all(map(int, objects))
+    assert {path.suffix for path in tmp_path.iterdir()} == {".py", ".pth", Path(name).suffix}
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "message"),
+    [
+        ([], "detector.pt2", "the name must end with .onnx"),
+        (["--verify", "nowhere.jpg"], "detector.onnx", "image not found: nowhere.jpg"),
+    ],
+)
+def test_refused(tmp_path, monkeypatch, options, name, message):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there(name) or "onnx" in name)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, "retina", *options, name=name)
+    assert not (tmp_path / name).exists()
+
+
+def test_without_onnx(tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else there(name) or 1
+    )
+    with pytest.raises(UserError, match="onnxscript is not installed: `pip install onnx "):
+        run(tmp_path, "retina")
+
+
+@pytest.mark.slow
+def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, capsys):
+    """The detector finds more than the file: another lowest score after the file is made."""
+    pytest.importorskip("onnxscript")
+    from models_mm.mmdet2 import export as module
+
+    def spoiled(model, *rest):
+        model.backbone.stem.stem[0].conv.weight.data.mul_(1.5)
+        write(model, *rest)
+        model.backbone.stem.stem[0].conv.weight.data.div_(1.5)
+
+    write = module.write_onnx
+    monkeypatch.setattr(module, "write_onnx", spoiled)
+    with pytest.raises(UserError, match="does not find what the detector finds in . of 4 photos"):
+        run(tmp_path, "retina", "--verify")
+    assert "unmatched" in capsys.readouterr().out
+    assert {path.suffix for path in tmp_path.iterdir()} == {".py", ".pth"}
