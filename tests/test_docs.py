@@ -21,9 +21,7 @@ from .mmdet2.compat.conftest import free_port
 # pages whose commands need files of the reader: weights, COCO, a config
 PAGES = ("README.md", "docs/core.md", "docs/checkpoints.md")
 DOCS = ("getting_started", "train", "test", "inference", "own_data", "small_data")
-DOCS += ("own_backbone", "speed", "faults")
-if importlib.util.find_spec("onnxscript"):
-    DOCS += ("deploy",)
+DOCS += ("own_backbone", "speed", "faults", "deploy")
 CHECKOUT = ("tools", "configs", "models_mm")
 FILES = ("dist_train.sh", "dist_test.sh", "Makefile", "requirements.txt")
 FILES += ("pyproject.toml", "setup.py", "model-index.yml")
@@ -42,7 +40,8 @@ def checkout(tmp_path) -> Path:
 
 @pytest.mark.slow
 def test_following_the_docs(checkout):
-    said = {name: follow(commands(fences(f"docs/{name}.md"), checkout), checkout) for name in DOCS}
+    able = [name for name in DOCS if name != "deploy" or importlib.util.find_spec("onnxscript")]
+    said = {name: follow(commands(fences(f"docs/{name}.md"), checkout), checkout) for name in able}
     assert "everything is in order" in said["getting_started"][0]
     assert len(list((checkout / "work_dirs/first/pictures").glob("*.png"))) == 5
     written = re.findall(
