@@ -100,8 +100,13 @@ def either(*kinds: Kind) -> Kind:
     )
 
 
+def is_text(value: object) -> bool:
+    """A text that is not empty and can be written: JSON can also have halves of a letter."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value != ""
+
+
 FLAG = Kind("True or False", lambda value: isinstance(value, bool))
-TEXT = Kind("a text", lambda value: isinstance(value, str) and value != "")
+TEXT = Kind("a text", is_text)
 NONE = Kind("None", lambda value: value is None)
 SETTINGS = Kind("a dict of settings", lambda value: isinstance(value, dict))
 

@@ -399,9 +399,8 @@ class DFvT(Backbone):
         """
         of_x, of_skip = self.conv1x1layers[i].weight.chunk(2, dim=1)
         enlarged = F.interpolate(pointwise(x, of_x), scale_factor=2, mode="nearest")
-        if (
-            traceable() or enlarged.shape != skip.shape
-        ):  # odd sizes; the gradient of a slice is a copy
+        # A slice is for odd sizes only: its gradient is a copy.
+        if traceable() or enlarged.shape != skip.shape:
             enlarged = enlarged[:, :, : skip.shape[2], : skip.shape[3]]
         return pointwise(skip, of_skip).add_(enlarged)
 

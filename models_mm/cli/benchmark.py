@@ -101,9 +101,7 @@ def main(argv: list[str] | None = None) -> None:
         for row in rows:
             if row["name"] not in times:
                 continue
-            own = times[row["name"]]
-            row[f"{mode} ms"] = 1e3 * statistics.median(own)
-            row[f"{mode} ratio"] = statistics.median(a / b for a, b in zip(first, own, strict=True))
+            row[f"{mode} ms"], row[f"{mode} ratio"] = medians(times[row["name"]], first)
             if not args.no_memory:
                 row[f"{mode} MB"] = peak_memory_in_fresh_process(row["name"], mode, argv)
     show(rows, args)
@@ -123,6 +121,11 @@ def compare_exported(args: argparse.Namespace) -> list[dict]:
             "give an exported detector, its config and its checkpoint, in this order, and neither "
             "--mode train nor --dtype"
         )
+    if args.device not in ("cpu", "cuda") or (args.openvino and args.device != "cpu"):
+        raise UserError(
+            f"--device {args.device}: an exported detector is measured on cpu or cuda, and by "
+            "OpenVINO on cpu"
+        )
     exported, *original = args.targets
     candidates = [WholeDetector(original, args), WholeDetector([exported], args)]
     if args.openvino:
@@ -130,9 +133,15 @@ def compare_exported(args: argparse.Namespace) -> list[dict]:
     times = measure_times(candidates, "infer", args)
     first, rows = times[candidates[0].name], []
     for name, own in times.items():
-        ratio = statistics.median(a / b for a, b in zip(first, own, strict=True))
-        rows.append({"name": name, "ms": 1e3 * statistics.median(own), "ratio": ratio})
+        ms, ratio = medians(own, first)
+        rows.append(dict(name=name, ms=ms, ratio=ratio))
     return rows
+
+
+def medians(own: list[float], first: list[float]) -> tuple[float, float]:
+    """Milliseconds of the rounds of a candidate, and how many times faster than the first it is."""
+    ratio = statistics.median(a / b for a, b in zip(first, own, strict=True))
+    return 1e3 * statistics.median(own), ratio
 
 
 def write_rows(rows: list[dict], args: argparse.Namespace) -> None:

@@ -49,9 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--verify",
         nargs="*",
-        metavar="PHOTO",
-        help="compare the file with the detector on these photos, or on four drawn ones; if they "
-        "differ, nothing is written",
+        metavar="PHOTOS",
+        help="compare the file with the detector on these photos or folders, or on four drawn "
+        "ones; if they differ, nothing is written",
     )
     parser.add_argument(
         "--to",

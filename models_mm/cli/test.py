@@ -110,8 +110,13 @@ def settle_exported(parser: argparse.ArgumentParser, args: argparse.Namespace) -
     """Bring the arguments for an exported detector to the places of the others."""
     if args.checkpoint or not args.data_config:
         parser.error("an exported detector needs --config CONFIG for its data, and no checkpoint")
-    if args.show or args.show_dir or args.launcher != "none":
-        parser.error("--show, --show-dir and --launcher are not for an exported detector")
+    if args.show or args.show_dir or args.fuse_conv_bn or args.launcher != "none":
+        parser.error(
+            "--show, --show-dir, --fuse-conv-bn and --launcher are not for an exported detector"
+        )
+    for key in args.cfg_options or ():
+        if key.startswith(("model", "data.test.pipeline")):
+            parser.error(f"--cfg-options {key}: is fixed in {args.config}; export it again")
     args.exported, args.config = args.config, args.data_config
     args.checkpoint = args.exported
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models_mm.errors import UserError
-from models_mm.values import FLAG, Kind, choice, either, many, number, whole
+from models_mm.values import FLAG, NONE, TEXT, Kind, choice, either, many, number, whole
 
 KEY = "models_mm"  # of the file's metadata
 FORMAT = 1  # version of the description and of the graph's inputs and outputs
@@ -16,19 +16,10 @@ PAIR = Kind(
     "a pair of sides in pixels",
     lambda value: many(SIDE).fits(value) and len(value) == 2,
 )
-NOTHING = Kind("null", lambda value: value is None)
 INTERPOLATIONS = {  # of each library that resizes photos
     "cv2": ("nearest", "bilinear", "bicubic", "area", "lanczos"),
     "pillow": ("nearest", "bilinear", "bicubic", "box", "lanczos", "hamming"),
 }
-
-
-def is_text(value: object) -> bool:
-    """A text that is not empty and can be written: JSON can also have halves of a letter."""
-    return isinstance(value, str) and value.encode(errors="ignore").decode() == value != ""
-
-
-TEXT = Kind("a text", is_text)
 
 KINDS = {
     "format": choice(FORMAT),
@@ -38,14 +29,14 @@ KINDS = {
     "backend": choice(*INTERPOLATIONS),
     "interpolation": TEXT,
     "divisor": whole(1, 1024),
-    "shape": either(PAIR, NOTHING),
+    "shape": either(PAIR, NONE),
     "mean": many(number(), 3),
     "std": many(number(above=0), 3),
     "to_rgb": FLAG,
     "dtype": choice("uint8", "float32"),
     "max_det": whole(1, 10_000),
     "score_thr": number(0, 1),
-    "mask_thr": either(number(0, 1), NOTHING),
+    "mask_thr": either(number(0, 1), NONE),
     "precision": choice("fp32", "fp16"),
     "versions": Kind("texts by name", lambda value: isinstance(value, dict)),
     "checkpoint": TEXT,

@@ -208,10 +208,7 @@ class WholeDetector:
         if openvino:
             self.detector = OpenVINOModel(files[0], args.threads)
         elif len(files) == 1:
-            cuda = args.device != "cpu"
-            self.detector = ExportedModel(
-                files[0], providers=["cuda" if cuda else "cpu"], threads=args.threads
-            )
+            self.detector = ExportedModel(files[0], [args.device], args.threads)
         else:
             self.detector = Detector(*files, args.device)
         photo, _ = draw_scene(np.random.default_rng(0), *args.shape, objects=5, crowd=False)

@@ -10,6 +10,7 @@ from mmdet.apis import inference_detector
 
 from models_mm.data.demo import draw_scene
 from models_mm.data.images import read_image
+from models_mm.data.inputs import find_inputs
 from models_mm.deployment.description import Description
 from models_mm.deployment.exported import ExportedModel
 from models_mm.deployment.preprocessing import resized_size
@@ -63,13 +64,14 @@ class Difference(NamedTuple):
 
 
 def photos_of(names: list[str]) -> list[tuple[str, np.ndarray]]:
-    """The photos with these names; four drawn ones if there are none.
+    """The photos in these files and folders; four drawn ones if there are none.
 
     Raises:
         UserError: a photo cannot be read.
     """
     if names:
-        return [(name, read_image(name, mmcv.imfrombytes)) for name in names]
+        files, videos = find_inputs(names)
+        return [(str(file), read_image(file, mmcv.imfrombytes)) for file in files + videos]
     rng = np.random.default_rng(0)
     return [
         (f"drawn {height}x{width}", draw_scene(rng, height, width, objects, crowd=False)[0])

@@ -21,7 +21,7 @@ def test_what_is_written_is_read(changes):
     [
         ("classes", [], "a.onnx: metadata classes must be a list"),
         ("scale", [10**6, 48], "a.onnx: metadata scale must be a pair of sides in pixels"),
-        ("shape", [64], "a.onnx: metadata shape must be a pair of sides in pixels or null"),
+        ("shape", [64], "a.onnx: metadata shape must be a pair of sides in pixels or None"),
         ("std", [0, 1, 1], "a.onnx: metadata std must be a list"),
         ("dtype", "float64", "a.onnx: metadata dtype must be uint8 or float32, not 'float64'"),
         (

@@ -18,7 +18,7 @@ import numpy as np
 import models_mm
 from models_mm.cli import demo, export
 from models_mm.data.demo import draw_scene
-from models_mm.data.inputs import batches, find_inputs
+from models_mm.data.inputs import batches
 from models_mm.deployment.exported import ExportedModel
 from models_mm.mmdet2.configs import load_config
 from models_mm.mmdet2.inference import Detector
@@ -79,7 +79,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("work_dirs/exports"), help="%(default)s")
     parser.add_argument("--epochs", type=int, default=12, help="%(default)s")
     args = parser.parse_args()
-    photos = photos_of([str(file) for file in find_inputs(args.photos)[0]])
+    photos = photos_of(args.photos)
     rng = np.random.default_rng(0)
     photos += [(f"empty {k}", draw_scene(rng, 300, 400, 0, crowd=False)[0]) for k in range(EMPTY)]
     data, wrong = args.out / "drawn", 0

@@ -42,7 +42,11 @@ def test_other_forms_are_equal(tmp_path, capsys, kind, options):
     ("options", "name", "message"),
     [
         ([], "detector.pt2", "the name must end with .onnx"),
-        (["--verify", "nowhere.jpg"], "detector.onnx", "image not found: nowhere.jpg"),
+        (
+            ["--verify", "nowhere.jpg"],
+            "detector.onnx",
+            "no such image, folder or video: nowhere.jpg",
+        ),
     ],
 )
 def test_refused(tmp_path, monkeypatch, options, name, message):
