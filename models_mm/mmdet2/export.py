@@ -30,12 +30,11 @@ from models_mm.layers.detection_operators import onnx_forms
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.parity import Tolerance, compare, photos_of, table
 from models_mm.mmdet2.plain_detector import PlainDetector
+from models_mm.mmdet2.preparation import preparation
 from models_mm.outputs import refuse_files, refuse_input
 from models_mm.version import __version__
 
 PACKAGES = ("torch", "torchvision", "onnx", "onnxscript")  # whose versions the file names
-# Transforms of the test pipeline that do nothing to a photo, and those that the graph does.
-IDLE = {"RandomFlip", "ImageToTensor", "DefaultFormatBundle", "Collect"}
 ASSERT = torch.ops.aten._assert_scalar.default
 INPUTS = ("images", "image_sizes", "original_sizes")
 
@@ -175,51 +174,6 @@ def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def preparation(pipeline: list[dict]) -> dict:
-    """How a test pipeline prepares photos, in the words of :class:`Description`.
-
-    Raises:
-        UserError: it has a transform that an exported file does not know.
-    """
-    if len(pipeline) != 2 or pipeline[1].get("type") != "MultiScaleFlipAug":
-        raise unknown("it must be LoadImageFromFile and MultiScaleFlipAug")
-    load, augmented = pipeline
-    scales = augmented.get("img_scale")
-    if isinstance(scales, list) and len(scales) == 1:
-        scales = scales[0]
-    if augmented.get("flip") or not (isinstance(scales, tuple) and len(scales) == 2):
-        raise unknown("test-time augmentation cannot be exported: flip=False, one img_scale")
-    colours = load.get("color_type", "color"), load.get("channel_order", "bgr")
-    if not str(load.type).startswith("LoadImageFrom") or colours != ("color", "bgr"):
-        raise unknown(f"{load.type} (color_type={colours[0]!r}, channel_order={colours[1]!r})")
-    steps = {step["type"]: {**step} for step in augmented.transforms}
-    order = [step["type"] for step in augmented.transforms if step["type"] not in IDLE]
-    if order not in (["Resize", "Normalize", "Pad"], ["Resize", "Normalize"]):
-        raise unknown(f"its transforms must be Resize, Normalize, Pad, not {', '.join(order)}")
-    resize, normalize = steps["Resize"], steps["Normalize"]
-    pad = steps.get("Pad", {"size_divisor": 1})
-    if set(pad) - {"type", "size_divisor"} or not pad.get("size_divisor"):
-        raise unknown("Pad must have size_divisor alone")
-    if set(resize) - {"type", "keep_ratio", "backend", "interpolation"}:
-        raise unknown("Resize may have keep_ratio, backend and interpolation only")
-    return dict(
-        scale=tuple(scales),
-        keep_ratio=bool(resize.get("keep_ratio", True)),
-        interpolation=resize.get("interpolation", "bilinear"),
-        backend=resize.get("backend", "cv2"),
-        divisor=int(pad["size_divisor"]),
-        mean=tuple(map(float, normalize["mean"])),
-        std=tuple(map(float, normalize["std"])),
-        to_rgb=bool(normalize.get("to_rgb", True)),
-        dtype="float32" if load.get("to_float32") else "uint8",
-    )
-
-
-def unknown(what: str) -> UserError:
-    """The error of a test pipeline that cannot be exported."""
-    return UserError(f"data.test.pipeline cannot be exported: {what}")
 
 
 def plain_form(detector: Detector, rule: Description) -> PlainDetector:

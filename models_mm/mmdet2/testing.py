@@ -18,7 +18,7 @@ from torch import nn
 
 from models_mm.checkpoints import load_checkpoint
 from models_mm.checkpoints.files import is_url, missing_file_message
-from models_mm.data.images import read_image
+from models_mm.data.images import read_image, regular_file
 from models_mm.deployment.exported import ExportedModel
 from models_mm.distributed import watchdog
 from models_mm.errors import UserError
@@ -29,6 +29,7 @@ from models_mm.mmdet2.configs import check_files, compatible, load_config
 from models_mm.mmdet2.data_files import check_image_files, files_of, images_on_disk
 from models_mm.mmdet2.evaluation import check_evaluation, predict
 from models_mm.mmdet2.loaders import Loader
+from models_mm.mmdet2.preparation import preparation
 from models_mm.mmdet2.result_files import write_results
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.show import shower
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> None:
         UserError: something that the user gave is wrong, or something outside the program fails.
     """
     cfg = load_config(args.config, args.cfg_options)
-    if not is_url(args.checkpoint) and not Path(args.checkpoint).expanduser().is_file():
+    if args.exported:
+        regular_file(args.exported, "exported detector")
+    elif not is_url(args.checkpoint) and not Path(args.checkpoint).expanduser().is_file():
         raise UserError(missing_file_message(args.checkpoint))
     check_settings(cfg, ("test",))
     check_files(cfg, ("test",))
@@ -100,6 +103,7 @@ def run_exported(cfg: Config, args: argparse.Namespace, dataset) -> None:
         names = {"metric": "--eval", "option": "--eval-options: "}
         check_evaluation(dataset, model, evaluation_options(cfg, args), names)
     compare_classes(model, dataset, args)
+    compare_preparation(model, cfg, args)
     paths = list(images_on_disk(dataset))
     if len(paths) != len(dataset):
         raise UserError(
@@ -111,6 +115,23 @@ def run_exported(cfg: Config, args: argparse.Namespace, dataset) -> None:
         results.append(encode_result(model.results([read_image(path, mmcv.imfrombytes)])[0]))
     print()
     use_results(cfg, args, dataset, results)
+
+
+def compare_preparation(model: ExportedModel, cfg: Config, args: argparse.Namespace) -> None:
+    """Warn of a config that prepares photos otherwise than the exported detector does.
+
+    Raises:
+        UserError: the config prepares them as no exported detector can.
+    """
+    (data, *_) = cfg.data.test if isinstance(cfg.data.test, list) else [cfg.data.test]
+    for name, value in preparation(data.pipeline).items():
+        own = getattr(model.description, name)
+        if own != value:
+            warnings.warn(
+                f"{args.exported} prepares photos with {name} {own}, {args.config} with {value}: "
+                "the exported detector's is used",
+                stacklevel=2,
+            )
 
 
 def compare_classes(model: nn.Module, dataset, args: argparse.Namespace) -> None:

@@ -256,6 +256,17 @@ def test_metrics_are_those_of_the_detector(exported, demo_data, tmp_path, monkey
         assert found[1][name] == pytest.approx(value, abs=5e-4) or isinstance(value, str)
 
 
+def test_a_config_of_another_preparation(exported, demo_data, tmp_path):
+    file = exported[1]
+    config = tmp_path / "config.py"
+    config.write_text(next(file.parent.glob("*.py")).read_text())
+    with config.open("a") as text:
+        text.write("\ndata['test']['pipeline'][1]['img_scale'] = (72, 56)\n")
+    options = ["--config", str(config), "--work-dir", str(tmp_path / "out"), "--eval", "bbox"]
+    with pytest.warns(UserWarning, match=r"with scale \(.*\), .*config.py with \(72, 56\)"):
+        test.main([str(file), *options, *data_options(demo_data)])
+
+
 def test_a_repository_of_triton(exported, tmp_path):
     """The configuration is valid by the server's own schema, and names what the file has."""
     service = pytest.importorskip("tritonclient.grpc.model_config_pb2")
