@@ -78,7 +78,8 @@ gpu: $(STAMP)
 # GPU_HAS is what it has; what only development needs is left out.
 GPU_PYTHON ?= 3.12
 GPU_HAS ?= torch torchvision numpy pillow scipy matplotlib opencv-python-headless tensorboard
-GPU_LEAVES := $(GPU_HAS) mmcv ninja wandb ruff import-linter onnx onnxscript onnxruntime
+GPU_LEAVES := $(GPU_HAS) mmcv ninja wandb ruff import-linter onnx onnxscript onnxruntime openvino \
+	tritonclient grpcio fastapi uvicorn
 GPU_ADDS := platformdirs sortedcontainers pluggy iniconfig execnet
 PLATFORMS := $(foreach n,2_28 2_27 2_24 2_17 2_12 2_5,--platform manylinux_$(n)_x86_64)
 gpu-wheels: $(STAMP)

@@ -5,6 +5,9 @@ import errno
 import os
 from collections.abc import Iterable
 
+# The end of a message about a full disk.
+AFTER_NO_ROOM = "make room and repeat the command; a training goes on with --auto-resume"
+
 
 class UserError(Exception):
     """Something outside the program is wrong; the message names it and the way out."""

@@ -24,7 +24,7 @@ from models_mm.checkpoints.pickles import (
 )
 from models_mm.checkpoints.published import source_of, url_of
 from models_mm.disk import open_regular, replacing
-from models_mm.errors import CheckpointError, no_room, printable
+from models_mm.errors import AFTER_NO_ROOM, CheckpointError, no_room, printable
 
 URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -184,8 +184,7 @@ def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
         if reason is None:
             raise
         raise CheckpointError(
-            f"{path} cannot be written: {reason}. Nothing was overwritten; make room and go on "
-            "with --auto-resume"
+            f"{path} cannot be written: {reason}. Nothing was overwritten; {AFTER_NO_ROOM}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from models_mm import host_imports
 from models_mm.distributed import liveness, signals
 from models_mm.distributed.liveness import LAST_WORDS, exit_now, exit_within
-from models_mm.errors import Preempted, UserError, no_room
+from models_mm.errors import AFTER_NO_ROOM, Preempted, UserError, no_room
 from models_mm.messages import this_rank
 from models_mm.values import SEED, option
 
@@ -140,7 +140,7 @@ def explained_faults():
     except (OSError, EOFError, RuntimeError) as error:
         reason = no_room(error)
         if reason is not None:
-            raise UserError(f"{reason}: make room and go on with --auto-resume") from error
+            raise UserError(f"{reason}: {AFTER_NO_ROOM}") from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             why = " ".join(str(error).split())[:300]
             raise UserError(

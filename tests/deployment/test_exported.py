@@ -34,10 +34,12 @@ BLOCKED = (
     *("hotcoco", "scipy", "addict", "yaml", "safetensors", "filelock", "tensorboard", "tqdm"),
 )
 WITHOUT = f"import sys\nsys.modules.update(dict.fromkeys({BLOCKED!r}))\n"
+one_detector = pytest.mark.parametrize("exported", ["mask"], indirect=True)
+two_detectors = pytest.mark.parametrize("exported", ["mask", "retina"], indirect=True)
 
 
 @pytest.fixture(
-    scope="module", params=["mask", "faster", "cascade", "retina", "retina of detectron2"]
+    scope="module", params=["mask", "retina", "faster", "cascade", "retina of detectron2"]
 )
 def exported(request, tmp_path_factory):
     """A detector in PyTorch and its ONNX file, verified on drawn photos."""
@@ -83,6 +85,7 @@ def test_proposals_of_the_lowest_probabilities(tmp_path):
         same(own(photo), models_mm.Detector(out, score_thr=0.0, providers=["cpu"])(photo))
 
 
+@one_detector
 def test_threads_find_what_one_finds(exported):
     other = models_mm.Detector(exported[1], score_thr=0.0, providers=["cpu"])
     expected = [other(photo) for photo in photos()]
@@ -92,6 +95,7 @@ def test_threads_find_what_one_finds(exported):
             assert np.array_equal(found.scores, expected[i % 3].scores)
 
 
+@two_detectors
 def test_without_pytorch_and_mmdetection(exported, tmp_path):
     """Python and the command, in a process that cannot import them."""
     own, file = exported
@@ -118,6 +122,7 @@ def test_without_pytorch_and_mmdetection(exported, tmp_path):
     assert len(written["annotations"]) == len(boxes)
 
 
+@two_detectors
 def test_options_of_predict(exported, tmp_path):
     """Tiles, batches, a video and all formats: the same files with the same objects."""
     own, file = exported
@@ -163,6 +168,7 @@ def place(thing: dict) -> tuple:
     return thing["class"], *np.round(thing["box"], 1)
 
 
+@one_detector
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -174,6 +180,7 @@ def place(thing: dict) -> tuple:
         ),
         (cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()[:300], "is damaged"),
     ],
+    ids=["text", "empty", "100 megapixels", "truncated"],
 )
 def test_bad_photos(exported, tmp_path, content, message):
     other = models_mm.Detector(exported[1], providers=["cpu"])
@@ -182,6 +189,7 @@ def test_bad_photos(exported, tmp_path, content, message):
         other(tmp_path / "photo.jpg")
 
 
+@one_detector
 @pytest.mark.parametrize(
     "photo",
     [
@@ -207,6 +215,7 @@ def test_unusual_photos(exported, tmp_path, photo):
             other(photo)
 
 
+@one_detector
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -256,6 +265,7 @@ def test_metrics_are_those_of_the_detector(exported, demo_data, tmp_path, monkey
         assert found[1][name] == pytest.approx(value, abs=5e-4) or isinstance(value, str)
 
 
+@one_detector
 def test_a_config_of_another_preparation(exported, demo_data, tmp_path):
     file = exported[1]
     config = tmp_path / "config.py"
@@ -267,6 +277,7 @@ def test_a_config_of_another_preparation(exported, demo_data, tmp_path):
         test.main([str(file), *options, *data_options(demo_data)])
 
 
+@two_detectors
 def test_a_repository_of_triton(exported, tmp_path):
     """The configuration is valid by the server's own schema, and names what the file has."""
     service = pytest.importorskip("tritonclient.grpc.model_config_pb2")

@@ -1,6 +1,6 @@
 """Tables of how exported detectors differ from those in PyTorch."""
 
-from models_mm.mmdet2.parity import Difference, Tolerance
+from models_mm.mmdet2.parity import WITHOUT, Difference, Tolerance
 
 HEAD = (
     "| detector | equal | photos | empty | objects | boxes, px | scores | mask pixels | seconds |\n"
@@ -18,6 +18,8 @@ def row(name: str, found: list[Difference] | Exception, seconds: float) -> str:
     empty = sum(not photo.objects for photo in found)
     box, score, mask = (max(getattr(x, key) for x in found) for key in ("box", "score", "mask"))
     verdict = "yes" if equal else f"no: {unmatched} objects differ" if unmatched else "no"
+    if others := sum(photo.photo.endswith(WITHOUT) for photo in found):
+        verdict += f", {others} without oneDNN"
     return (
         f"| {name} | {verdict} | {len(found)} | {empty} | {objects} "
         f"| {box:.1e} | {score:.1e} | {mask:.3%} | {seconds:.0f} |\n"

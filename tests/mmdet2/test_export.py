@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from models_mm.cli import export
+from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError
+from models_mm.mmdet2.parity import Tolerance, compare, photos_of
 
 from .test_plain_detector import detector
 
@@ -68,7 +71,7 @@ def test_without_onnx(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, capsys):
-    """The detector finds more than the file: another lowest score after the file is made."""
+    """The file has other weights than the detector."""
     pytest.importorskip("onnxscript")
     from models_mm.mmdet2 import export as module
 
@@ -83,3 +86,21 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, capsys):
         run(tmp_path, "retina", "--verify")
     assert "unmatched" in capsys.readouterr().out
     assert {path.suffix for path in tmp_path.iterdir()} == {".py", ".pth"}
+
+
+@pytest.mark.slow
+def test_either_form_of_convolutions_counts(tmp_path):
+    """The file is compared with PyTorch's other convolutions where its usual ones differ."""
+    pytest.importorskip("onnxscript")
+    exported = ExportedModel(run(tmp_path, "retina"), ["cpu"])
+    own, _ = detector(tmp_path, "retina")
+    factors = {True: 1.5, False: 1.0}  # with oneDNN and without it
+
+    def changed(_, inputs, output):
+        return tuple(factors[torch._C._get_mkldnn_enabled()] * x for x in output)
+
+    own.model.backbone.register_forward_hook(changed)
+    for factors[False], equal in ((1.0, 4), (1.5, 0)):
+        rows = [row for photo in photos_of([]) for row in compare(own, exported, [photo])]
+        assert sum(row.photo.endswith(" (without oneDNN)") for row in rows) == equal
+        assert sum(row.within(Tolerance()) for row in rows) == equal

@@ -118,7 +118,7 @@ def test_a_full_disk_is_said_and_spoils_nothing(demo_data, finished, run_tool, t
     assert re.search(
         r"^error: \S+/epoch_2.pth cannot be written: file too large", done.stderr, re.M
     )
-    assert "make room and go on with --auto-resume" in done.stderr
+    assert "make room and repeat the command; a training goes on" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(file.name for file in tmp_path.glob("*.pth")) == ["epoch_1.pth"]
     assert not list(tmp_path.glob(".*.tmp"))
