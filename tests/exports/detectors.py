@@ -11,6 +11,7 @@ from mmdet.apis import inference_detector
 from mmdet.models import build_detector
 from torch import nn
 
+from models_mm.backbones.biformer import QKV
 from models_mm.cli import export
 from models_mm.data.demo import draw_scene
 from models_mm.deployment.exported import ExportedModel
@@ -50,8 +51,9 @@ def write_weights(name: str, file: str) -> None:
     """Write random weights of a published detector, whose scores are spread between 0 and 1.
 
     Most random weights give many objects the score 1, and chance orders them. The maps of some
-    networks vanish, layer by layer, and mixtures of kernels that depend on the image alone amplify
-    every rounding a thousand times; weights that have been trained do neither.
+    networks vanish, layer by layer; mixtures of kernels that depend on the image alone amplify
+    every rounding a thousand times; and regions that look all alike are chosen by roundings.
+    Weights that have been trained do none of these.
     """
     cfg = load_config(name, SMALL)
     cfg.model.backbone.init_cfg = cfg.model.train_cfg = None
@@ -64,6 +66,8 @@ def write_weights(name: str, file: str) -> None:
             normalise(layer)
         if isinstance(layer, Attention):
             nn.init.normal_(layer.fc2.bias, std=3)
+        if isinstance(layer, QKV):
+            spread(layer.qkv, 1.0, 0.0)
     inference_detector(model, photo)
     for path, layer in model.named_modules():
         if path.rpartition(".")[2] in LAST:
@@ -93,7 +97,8 @@ def spread(layer: nn.Module, deviation: float, mean: float) -> None:
     @torch.no_grad()
     def scale(layer, inputs, output):
         hook.remove()
-        values = output.transpose(0, 1).flatten(1)  # (C, N H W)
+        channels = 1 if isinstance(layer, nn.Conv2d) else -1
+        values = output.movedim(channels, 0).flatten(1)  # (C, N H W)
         factor = deviation / values.std(1)
         layer.weight.mul_(factor.view(-1, *(1,) * (layer.weight.dim() - 1)))
         layer.bias.copy_(mean - (values.mean(1) - layer.bias) * factor)
