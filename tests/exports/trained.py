@@ -29,7 +29,7 @@ from tests.exports.tables import HEAD, row
 NAMES = (
     *("mask_rcnn_recnext_m3", "retinanet_recnext_a3", "faster_rcnn_mpvit_tiny"),
     *("cascade_mask_rcnn_dfvt_t", "retinanet_biformer_s", "mask_rcnn_kw1x_mobilenetv2"),
-    *("faster_rcnn_kw1x_resnet50", "cascade_mask_rcnn_mpvit_xsmall", "mask_rcnn_biformer_s"),
+    *("faster_rcnn_kw1x_resnet50", "retinanet_mpvit_xsmall", "mask_rcnn_biformer_s"),
     "retinanet_kw1x_convnext_t",
 )
 RATES = {"AdamW": 5e-4, "SGD": 0.01}  # higher than the recipes': there are few epochs
