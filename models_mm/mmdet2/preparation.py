@@ -1,8 +1,10 @@
 """How a test pipeline prepares photos, in the words of an exported detector."""
 
+from collections.abc import Iterator
+
 from models_mm.errors import UserError
 
-# Transforms of the test pipeline that do nothing to a photo, and those that the graph does.
+# Transforms of a test pipeline that change no pixel.
 IDLE = {"RandomFlip", "ImageToTensor", "DefaultFormatBundle", "Collect"}
 
 
@@ -19,7 +21,7 @@ def preparation(pipeline: list[dict]) -> dict:
     if isinstance(scales, list) and len(scales) == 1:
         scales = scales[0]
     if augmented.get("flip") or not (isinstance(scales, tuple) and len(scales) == 2):
-        raise unknown("test-time augmentation cannot be exported: flip=False, one img_scale")
+        raise unknown("test-time augmentation: give flip=False and one img_scale")
     colours = load.get("color_type", "color"), load.get("channel_order", "bgr")
     if not str(load.type).startswith("LoadImageFrom") or colours != ("color", "bgr"):
         raise unknown(f"{load.type} (color_type={colours[0]!r}, channel_order={colours[1]!r})")
@@ -46,6 +48,18 @@ def preparation(pipeline: list[dict]) -> dict:
     )
 
 
+def pipelines(dataset) -> Iterator[list[dict]]:
+    """The pipelines of a data set config, wrappers and lists included."""
+    if isinstance(dataset, (list, tuple)):
+        for item in dataset:
+            yield from pipelines(item)
+    elif isinstance(dataset, dict):
+        if "pipeline" in dataset:
+            yield dataset["pipeline"]
+        for key in ("dataset", "datasets"):
+            yield from pipelines(dataset.get(key))
+
+
 def unknown(what: str) -> UserError:
-    """The error of a test pipeline that cannot be exported."""
-    return UserError(f"data.test.pipeline cannot be exported: {what}")
+    """The error of a test pipeline that no exported detector can have."""
+    return UserError(f"an exported detector cannot have this data.test.pipeline: {what}")

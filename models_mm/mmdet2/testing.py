@@ -4,7 +4,7 @@ import argparse
 import os
 import time
 import warnings
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 import mmcv
@@ -29,7 +29,7 @@ from models_mm.mmdet2.configs import check_files, compatible, load_config
 from models_mm.mmdet2.data_files import check_image_files, files_of, images_on_disk
 from models_mm.mmdet2.evaluation import check_evaluation, predict
 from models_mm.mmdet2.loaders import Loader
-from models_mm.mmdet2.preparation import preparation
+from models_mm.mmdet2.preparation import pipelines, preparation
 from models_mm.mmdet2.result_files import write_results
 from models_mm.mmdet2.settings import check_settings
 from models_mm.mmdet2.show import shower
@@ -123,8 +123,8 @@ def compare_preparation(model: ExportedModel, cfg: Config, args: argparse.Namesp
     Raises:
         UserError: the config prepares them as no exported detector can.
     """
-    (data, *_) = cfg.data.test if isinstance(cfg.data.test, list) else [cfg.data.test]
-    for name, value in preparation(data.pipeline).items():
+    settings = chain.from_iterable(preparation(x).items() for x in pipelines(cfg.data.test))
+    for name, value in settings:
         own = getattr(model.description, name)
         if own != value:
             warnings.warn(

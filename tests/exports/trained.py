@@ -29,7 +29,7 @@ from tests.exports.tables import HEAD, row
 NAMES = (
     *("mask_rcnn_recnext_m3", "retinanet_recnext_a3", "faster_rcnn_mpvit_tiny"),
     *("cascade_mask_rcnn_dfvt_t", "retinanet_biformer_s", "mask_rcnn_kw1x_mobilenetv2"),
-    *("faster_rcnn_kw1x_resnet50", "retinanet_mpvit_xsmall", "mask_rcnn_biformer_s"),
+    *("faster_rcnn_kw1x_resnet50", "cascade_mask_rcnn_mpvit_xsmall", "mask_rcnn_biformer_s"),
     "retinanet_kw1x_convnext_t",
 )
 RATES = {"AdamW": 5e-4, "SGD": 0.01}  # higher than the recipes': there are few epochs
@@ -42,8 +42,8 @@ def trained(name: str, data: Path, folder: Path, epochs: int) -> tuple[str, str]
     if not (folder / "results.json").exists():
         start = "scratch"
         if "_kw" in name:
-            # Its mixtures of kernels depend on norms of one number per channel and image, which
-            # are frozen as published; statistics of two drawn images would amplify all roundings.
+            # Norms of one number per channel and image choose its kernels. From a checkpoint they
+            # are frozen, as published; statistics of two drawn images amplify all roundings.
             start = str(folder.with_suffix(".pth"))
             write_weights(f"{name}_fpn_1x_coco", start)
         cfg = load_config(f"{name}_fpn_1x_coco")

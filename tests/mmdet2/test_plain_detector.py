@@ -170,7 +170,7 @@ def test_what_cannot_be_exported_is_named(tmp_path, kind, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"data.test.pipeline.1.flip": True}, "test-time augmentation cannot be exported"),
+        ({"data.test.pipeline.1.flip": True}, "test-time augmentation: give flip=False"),
         ({"data.test.pipeline.1.transforms.2.type": "PhotoMetricDistortion"}, "transforms must be"),
         ({"data.test.pipeline.0.channel_order": "rgb"}, "channel_order='rgb'"),
         ({"data.test.pipeline.1.img_scale": (100_000, 64)}, "scale must be a pair of sides"),
