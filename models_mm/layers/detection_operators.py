@@ -1,18 +1,16 @@
-"""The two operators of a detector that PyTorch cannot trace with fixed shapes, and their ONNX form.
+"""The operators of a detector that PyTorch cannot trace with fixed shapes.
 
 How many boxes survive NMS, and how many RoIs belong to a level, depends on the values. Inside of an
-operator that does not matter: its output has the shape of its input. The ONNX forms need only
-operators of ONNX's own set.
+operator that does not matter: its output has the shape of its input. ``layers/onnx_forms.py`` has
+what an exporter writes for them.
 
-Shape legend: N batch, C channels or classes, L boxes, R RoIs, S pairs or triples of indices.
+Shape legend: N batch, C channels or classes, L boxes, R RoIs.
 """
 
 import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-
-ROI_ROWS = 5  # image, left, top, right, bottom
 
 
 @torch.library.custom_op("models_mm::kept_by_nms", mutates_args=())
@@ -46,6 +44,62 @@ def kept_by_nms(
 @kept_by_nms.register_fake
 def _(boxes, scores, iou_threshold, score_threshold, most):
     return torch.empty_like(scores, dtype=torch.bool)
+
+
+@torch.library.custom_op("models_mm::scores_after_soft_nms", mutates_args=())
+def scores_after_soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: str,
+    most: int,
+) -> Tensor:
+    """Soft-NMS (Bodla et al., arXiv 1704.04503, algorithm 1), for each image on its own.
+
+    The best box is taken, again and again, and the scores of the others fall by their IoU with it.
+
+    Args:
+        boxes: (N, L, 4).
+        scores: (N, L); negative for a row that is no box.
+        iou_threshold: of ``linear``, from which on a box loses.
+        sigma: of ``gaussian``.
+        min_score: a box that falls below it is dropped.
+        method: ``linear``, a score is multiplied by 1 - IoU, or ``gaussian``, by
+            exp(-IoU^2 / sigma).
+        most: number of boxes that are taken of an image at most.
+
+    Returns:
+        The scores (N, L) with which the boxes are taken; -1 for the others.
+    """
+    start, end = boxes.split(2, -1)
+    areas = (end - start).prod(-1)  # (N, L)
+    left, taken = scores, torch.full_like(scores, -1)
+    image = torch.arange(len(scores), device=scores.device)
+    for _ in range(most):
+        score, best = left.max(1)
+        if not (score >= 0).any():
+            break
+        # an image that has no box left keeps what it has
+        taken[image, best] = torch.maximum(score, taken[image, best])
+        low = torch.maximum(start, start[image, best][:, None])
+        high = torch.minimum(end, end[image, best][:, None])
+        common = (high - low).clamp(min=0).prod(-1)
+        iou = common / (areas[image, best][:, None] + areas - common)
+        if method == "linear":
+            decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
+        else:
+            decay = (-iou.square() / sigma).exp()
+        left = left * decay
+        left[image, best] = -1
+        left = torch.where(left >= min_score, left, -1.0)
+    return taken
+
+
+@scores_after_soft_nms.register_fake
+def _(boxes, scores, iou_threshold, sigma, min_score, method, most):
+    return torch.empty_like(scores)
 
 
 @torch.library.custom_op("models_mm::roi_align_by_level", mutates_args=())
@@ -82,53 +136,3 @@ def roi_align_by_level(
 @roi_align_by_level.register_fake
 def _(maps, rois, level, size, scales, sampling_ratio, aligned):
     return rois.new_empty(rois.shape[0], maps[0].shape[1], size, size)
-
-
-def onnx_forms() -> dict:
-    """The ONNX forms of the operators, for ``torch.onnx.export(custom_translation_table=...)``."""
-    from onnxscript import opset18 as op  # only exporting needs it
-
-    def nms(boxes, scores, iou_threshold: float, score_threshold: float, most: int):
-        chosen = op.NonMaxSuppression(
-            boxes,
-            scores,
-            op.Constant(value_ints=[most]),
-            op.Constant(value_floats=[iou_threshold]),
-            op.Constant(value_floats=[score_threshold]),
-        )  # (S, 3): image, class, box
-        none = op.Expand(op.Constant(value_int=0), op.Shape(scores))
-        ones = op.Expand(op.Constant(value_int=1), op.Shape(chosen, start=0, end=1))
-        return op.Cast(op.ScatterND(none, chosen, ones), to=9)  # bool
-
-    def roi_align(
-        maps, rois, level, size: int, scales: list[float], sampling_ratio: int, aligned: bool
-    ):
-        image = op.Cast(op.Squeeze(op.Slice(rois, [0], [1], [1]), [1]), to=7)  # int64
-        corners = op.Slice(rois, [1], [ROI_ROWS], [1])
-        mode = "half_pixel" if aligned else "output_half_pixel"
-        aligned_rois, order = [], []
-        for i, (x, scale) in enumerate(zip(maps, scales, strict=True)):
-            mine = op.Squeeze(op.NonZero(op.Equal(level, op.Constant(value_int=i))), [0])
-            order.append(mine)
-            aligned_rois.append(
-                op.RoiAlign(
-                    x,
-                    op.Gather(corners, mine, axis=0),
-                    op.Gather(image, mine, axis=0),
-                    coordinate_transformation_mode=mode,
-                    output_height=size,
-                    output_width=size,
-                    sampling_ratio=sampling_ratio,
-                    spatial_scale=scale,
-                )
-            )
-        order = op.Concat(*order, axis=0)  # (R,): the RoI of each row of the levels together
-        count = op.Squeeze(op.Shape(order), [0])
-        rows = op.Range(op.Constant(value_int=0), count, op.Constant(value_int=1))
-        place = op.ScatterElements(rows, order, rows, axis=0)  # the row of each RoI
-        return op.Gather(op.Concat(*aligned_rois, axis=0), place, axis=0)
-
-    return {
-        torch.ops.models_mm.kept_by_nms.default: nms,
-        torch.ops.models_mm.roi_align_by_level.default: roi_align,
-    }

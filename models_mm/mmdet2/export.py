@@ -26,7 +26,6 @@ from models_mm.deployment.exported import ExportedModel
 from models_mm.deployment.preprocessing import graph_inputs
 from models_mm.deployment.triton import write_repository
 from models_mm.errors import UserError
-from models_mm.layers.detection_operators import onnx_forms
 from models_mm.mmdet2.inference import Detector
 from models_mm.mmdet2.parity import Tolerance, compare, photos_of, table
 from models_mm.mmdet2.plain_detector import PlainDetector
@@ -251,6 +250,8 @@ def trace(
 
 def write_onnx(model: PlainDetector, rule: Description, opset: int, file: Path) -> None:
     """Trace a detector and write it with its description."""
+    from models_mm.layers.onnx_forms import ONNX_FORMS  # only exporting needs onnxscript
+
     program = traced(model, rule)
     with quiet(), linear_time():
         converted = torch.onnx.export(
@@ -259,7 +260,7 @@ def write_onnx(model: PlainDetector, rule: Description, opset: int, file: Path) 
             output_names=rule.outputs,
             opset_version=opset,
             dynamo=True,
-            custom_translation_table=onnx_forms(),
+            custom_translation_table=ONNX_FORMS,
             verbose=False,
         )
     converted.model.metadata_props[KEY] = rule.text()

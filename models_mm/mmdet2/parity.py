@@ -99,7 +99,7 @@ def compare(
         return [
             differences(
                 tolerance.score,
-                *(Detections.of_result(photo, x, rule.score_thr, rule.classes) for x in pair),
+                *(Detections.of_result(photo, x, 0.0, rule.classes) for x in pair),
                 name,
             )
             for name, photo, *pair in found

@@ -23,13 +23,18 @@ from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from torch import Tensor, nn
 
 from models_mm.errors import UserError
-from models_mm.layers.detection_operators import kept_by_nms, roi_align_by_level
+from models_mm.layers.detection_operators import (
+    kept_by_nms,
+    roi_align_by_level,
+    scores_after_soft_nms,
+)
 from models_mm.layers.forms import round_up
 from models_mm.mmdet2.heads import Detectron2RetinaHead
-from models_mm.values import number, whole
+from models_mm.values import choice, number, whole
 
 LARGEST_GROWTH = abs(math.log(16 / 1000))  # mmdet's limit on the logarithm of a change of size
 NONE = -1e30  # score of a row that is no box
+SOFT_NMS = dict(iou_threshold=0.3, sigma=0.5, min_score=1e-3, method="linear")  # mmcv's defaults
 
 
 class PlainDetector(nn.Module):
@@ -153,9 +158,10 @@ class Proposals(nn.Module):
             large = (boxes[..., 2:] - boxes[..., :2] > self.cfg.min_bbox_size).all(2)
             scores = torch.where(large, scores, NONE)
         apart = boxes + offsets(boxes, levels, scores > NONE)
+        if is_soft(self.cfg.nms):
+            scores = torch.where(scores > NONE, scores.sigmoid(), NONE)
         most = self.cfg.max_per_img
-        kept = kept_by_nms(apart, scores[:, None], self.cfg.nms.iou_threshold, NONE / 2, most)[:, 0]
-        scores, index = best_of(torch.where(kept, scores, NONE), most)
+        scores, index = best_of(suppressed(apart, scores, self.cfg.nms, NONE / 2, most), most)
         return taken(boxes, index), scores > NONE
 
 
@@ -187,12 +193,16 @@ class RetinaBoxes(nn.Module):
         boxes, scores, labels = torch.cat(boxes, 1), torch.cat(scores, 1), torch.cat(labels, 1)
         boxes = boxes / double(scales)
         apart = boxes + offsets(boxes, labels, scores > NONE)
-        # Boxes that are not clipped may reach into those of another class, whatever the offset:
-        # each class gets its own scores.
-        own = labels[:, None] == torch.arange(classes, device=labels.device)[:, None]  # (N, C, L)
-        by_class = torch.where(own, scores[:, None], NONE)
-        kept = kept_by_nms(apart, by_class, self.cfg.nms.iou_threshold, NONE / 2, self.max_det)
-        scores, index = best_of(torch.where(kept.any(1), scores, NONE), self.max_det)
+        if is_soft(self.cfg.nms):
+            scores = suppressed(apart, scores, self.cfg.nms, NONE / 2, self.max_det)
+        else:
+            # Boxes that are not clipped may reach into those of another class, whatever the offset:
+            # each class gets its own scores.
+            own = labels[:, None] == torch.arange(classes, device=labels.device)[:, None]
+            by_class = torch.where(own, scores[:, None], NONE)  # (N, C, L)
+            kept = kept_by_nms(apart, by_class, self.cfg.nms.iou_threshold, NONE / 2, self.max_det)
+            scores = torch.where(kept.any(1), scores, NONE)
+        scores, index = best_of(scores, self.max_det)
         boxes, labels = taken(boxes, index), taken(labels, index)
         if self.clips_last:
             boxes = clipped(boxes, (limits / scales).round())
@@ -241,10 +251,8 @@ class RoIBoxes(nn.Module):
         scores = scores.flatten(1)
         labels = torch.arange(classes, device=scores.device).repeat(shape[1])  # (L C,)
         apart = boxes + offsets(boxes, labels[None], scores > self.cfg.score_thr)
-        kept = kept_by_nms(
-            apart, scores[:, None], self.cfg.nms.iou_threshold, self.cfg.score_thr, self.max_det
-        )[:, 0]
-        scores, index = best_of(torch.where(kept, scores, NONE), self.max_det)
+        scores = suppressed(apart, scores, self.cfg.nms, self.cfg.score_thr, self.max_det)
+        scores, index = best_of(scores, self.max_det)
         return taken(boxes, index), scores, index % classes
 
 
@@ -360,6 +368,30 @@ def offsets(boxes: Tensor, groups: Tensor, valid: Tensor) -> Tensor:
     return groups[..., None].to(boxes) * (largest + 1)
 
 
+def suppressed(boxes: Tensor, scores: Tensor, nms: dict, lowest: float, most: int) -> Tensor:
+    """Scores after plain or soft NMS; ``NONE`` for a box that it drops.
+
+    Args:
+        boxes: (N, L, 4); those of different groups do not overlap.
+        scores: (N, L).
+        nms: of the config.
+        lowest: boxes that have no higher score do not take part.
+        most: number of boxes that are needed of an image.
+    """
+    if not is_soft(nms):
+        kept = kept_by_nms(boxes, scores[:, None], nms["iou_threshold"], lowest, most)[:, 0]
+        return torch.where(kept, scores, NONE)
+    settings = SOFT_NMS | {key: value for key, value in nms.items() if key in SOFT_NMS}
+    able = torch.where(scores > lowest, scores, -1.0)
+    soft = scores_after_soft_nms(boxes, able, **settings, most=most)
+    return torch.where(soft >= 0, soft, NONE)
+
+
+def is_soft(nms: dict) -> bool:
+    """Whether a config wants soft NMS."""
+    return nms.get("type") == "soft_nms"
+
+
 def rows_of(boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The valid boxes of all images in one list: heads do not work for the others.
 
@@ -458,13 +490,24 @@ def check_boxes(name: str, head: nn.Module, cfg_name: str, cfg) -> None:
         raise UserError(f"{name}.bbox_coder.add_ctr_clamp cannot be exported")
     if isinstance(head, RPNHead | RetinaHead) and cfg.get("nms_pre", -1) <= 0:
         raise UserError(f"{cfg_name}.nms_pre must be a number to be exported, such as 1000")
-    settings = dict(cfg.get("nms") or {})
-    kind = settings.pop("type", "nms")
-    unknown = set(settings) - {"iou_threshold", "split_thr"}
-    if kind != "nms" or unknown:
-        which = f"type {kind!r}" if kind != "nms" else ", ".join(sorted(unknown))
-        raise UserError(f"{cfg_name}.nms: {which} cannot be exported, only plain NMS")
-    # what ONNX's operator takes
-    number(0, 1).check(f"{cfg_name}.nms.iou_threshold", settings.get("iou_threshold"))
+    check_nms(f"{cfg_name}.nms", dict(cfg.get("nms") or {}))
+    if is_soft(cfg.nms) and not head.bbox_coder.clip_border:
+        raise UserError(f"{name}.bbox_coder.clip_border must be True to be exported with soft NMS")
     if isinstance(head, RPNHead):
         whole(1).check(f"{cfg_name}.max_per_img", cfg.get("max_per_img"))
+
+
+def check_nms(name: str, settings: dict) -> None:
+    """Refuse another NMS than plain NMS and soft NMS, and what their operators do not take."""
+    soft = is_soft(settings)
+    kind = settings.pop("type", "nms")
+    unknown = set(settings) - {"iou_threshold", "split_thr"} - (set(SOFT_NMS) if soft else set())
+    if not soft and kind != "nms" or unknown:
+        which = ", ".join(sorted(unknown)) if unknown else f"type {kind!r}"
+        raise UserError(f"{name}: {which} cannot be exported, only plain NMS and soft NMS")
+    if soft:
+        settings = SOFT_NMS | settings
+        choice("linear", "gaussian").check(f"{name}.method", settings["method"])
+        number(above=0).check(f"{name}.sigma", settings["sigma"])
+        number(0, 1).check(f"{name}.min_score", settings["min_score"])
+    number(0, 1).check(f"{name}.iou_threshold", settings.get("iou_threshold"))

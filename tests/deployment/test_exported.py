@@ -39,7 +39,8 @@ two_detectors = pytest.mark.parametrize("exported", ["mask", "retina"], indirect
 
 
 @pytest.fixture(
-    scope="module", params=["mask", "retina", "faster", "cascade", "retina of detectron2"]
+    scope="module",
+    params=["mask", "mask with soft NMS", "retina", "faster", "cascade", "retina of detectron2"],
 )
 def exported(request, tmp_path_factory):
     """A detector in PyTorch and its ONNX file, verified on drawn photos."""

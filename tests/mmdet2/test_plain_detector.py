@@ -58,7 +58,15 @@ DETECTORS = {
     ),
     "cascade": (MASK, cascade(agnostic=True)),
     "cascade of classes": (MASK, cascade(agnostic=False)),
+    "mask with soft NMS": (
+        MASK,
+        {
+            "model.test_cfg.rpn.nms.type": "soft_nms",
+            "model.test_cfg.rcnn.nms": dict(type="soft_nms", method="gaussian", sigma=0.3),
+        },
+    ),
     "retina": (RETINA, {}),
+    "retina with soft NMS": (RETINA, {"model.test_cfg.nms.type": "soft_nms"}),
     "retina of detectron2": (
         RETINA,
         {
@@ -139,7 +147,30 @@ def test_without_proposals_nothing_is_found(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        ("mask", {"model.test_cfg.rcnn.nms.type": "soft_nms"}, "rcnn.nms: type 'soft_nms' cannot"),
+        (
+            "mask",
+            {"model.test_cfg.rcnn.nms.type": "nms_match"},
+            "rcnn.nms: type 'nms_match' cannot",
+        ),
+        ("mask", {"model.test_cfg.rpn.nms.sigma": 0.5}, "rpn.nms: sigma cannot be exported"),
+        (
+            "mask",
+            {"model.test_cfg.rpn.nms": dict(type="soft_nms", method="naive")},
+            "rpn.nms.method must be linear or gaussian, not 'naive'",
+        ),
+        (
+            "mask",
+            {"model.test_cfg.rcnn.nms": dict(type="soft_nms", sigma=0.0)},
+            "rcnn.nms.sigma must be a number greater than 0, not 0.0",
+        ),
+        (
+            "retina",
+            {
+                "model.test_cfg.nms.type": "soft_nms",
+                "model.bbox_head.bbox_coder.clip_border": False,
+            },
+            "bbox_coder.clip_border must be True to be exported with soft NMS",
+        ),
         ("retina", {"model.test_cfg.nms_pre": -1}, "model.test_cfg.nms_pre must be a number"),
         (
             "mask",

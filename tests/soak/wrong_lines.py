@@ -402,7 +402,7 @@ GROUPS: dict[str, list[tuple[str, str]]] = {
         ("--out d.pt2 --to pt2 --triton-repository models", "is for ONNX files"),
         ("--out d.onnx --verify nowhere.jpg", "no such image, folder or video: nowhere.jpg"),
         ("--out d.onnx --verify @text.txt", "text.txt is no image"),
-        ("--out d.onnx --cfg-options model.test_cfg.nms.type=soft_nms", "soft_nms"),
+        ("--out d.onnx --cfg-options model.test_cfg.nms.type=nms_match", "nms_match"),
         ("--out d.onnx --cfg-options data.test.pipeline.1.flip=True", "test-time augmentation"),
         ("--out d.onnx --cfg-options model.backbone.depht=3", "no setting depht"),
     ],
