@@ -10,6 +10,7 @@ import torch
 from models_mm.cli import export
 from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError
+from models_mm.mmdet2.export import verify
 from models_mm.mmdet2.parity import Tolerance, compare, photos_of
 
 from .test_plain_detector import detector
@@ -28,7 +29,7 @@ def run(folder: Path, kind: str, *options: str, name: str = "detector.onnx") -> 
     ("kind", "options"),
     [
         ("mask", ["--shape", "70", "96", "--max-det", "3", "--opset", "18"]),
-        ("retina", ["--to", "pt2"]),
+        ("mask with soft NMS", ["--to", "pt2"]),
         ("mask", ["--precision", "fp16"]),
     ],
 )
@@ -104,3 +105,20 @@ def test_either_form_of_convolutions_counts(tmp_path):
         rows = [row for photo in photos_of([]) for row in compare(own, exported, [photo])]
         assert sum(row.photo.endswith(" (without oneDNN)") for row in rows) == equal
         assert sum(row.within(Tolerance()) for row in rows) == equal
+
+
+@pytest.mark.slow
+def test_a_detector_that_amplifies_roundings_is_named(tmp_path, capsys):
+    """PyTorch without oneDNN is farther from the file than PyTorch with it."""
+    pytest.importorskip("onnxscript")
+    exported = ExportedModel(run(tmp_path, "retina"), ["cpu"])
+    own, _ = detector(tmp_path, "retina")
+
+    def changed(_, inputs, output):
+        factor = 1.0005 if torch._C._get_mkldnn_enabled() else 0.99
+        return tuple(factor * x for x in output)
+
+    own.model.backbone.register_forward_hook(changed)
+    with pytest.raises(UserError, match="in 4 of 4 photos.*differs more from itself, with oneDNN"):
+        verify(own, exported, photos_of([]))
+    assert capsys.readouterr().out.count("(less than PyTorch itself)") == 4
