@@ -86,7 +86,8 @@ def scores_after_soft_nms(
         low = torch.maximum(start, start[image, best][:, None])
         high = torch.minimum(end, end[image, best][:, None])
         common = (high - low).clamp(min=0).prod(-1)
-        iou = common / (areas[image, best][:, None] + areas - common)
+        union = areas[image, best][:, None] + areas - common
+        iou = common / union.clamp(min=1e-30)  # two points: 0
         if method == "linear":
             decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
         else:

@@ -57,6 +57,7 @@ def soft_nms_loop(
     start, end = op.Split(boxes, axis=-1, num_outputs=2)
     areas = op.ReduceProd(end - start, [-1], keepdims=0)  # (N, L)
     none = op.Constant(value_float=-1.0)
+    tiny = op.Constant(value_float=1e-30)
     left = scores
     taken = op.Expand(none, op.Shape(scores))
     for _ in range(most):
@@ -68,7 +69,9 @@ def soft_nms_loop(
         low = op.Max(start, op.GatherND(start, place, batch_dims=1))
         high = op.Min(end, op.GatherND(end, place, batch_dims=1))
         common = op.ReduceProd(op.Relu(high - low), [-1], keepdims=0)
-        iou = common / (op.GatherElements(areas, best, axis=1) + areas - common)
+        union = op.GatherElements(areas, best, axis=1) + areas - common
+        # 0 of two points, not NaN: for OpenVINO that is greater than a threshold
+        iou = common / op.Max(union, tiny)
         if linear:
             left = op.Where(iou >= iou_threshold, left * (1.0 - iou), left)
         else:

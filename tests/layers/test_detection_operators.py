@@ -28,11 +28,10 @@ class SoftNMS(nn.Module):
 
 
 @functools.cache
-def by_onnx(method: str, min_score: float):
-    """The ONNX form, run by ONNX Runtime."""
+def onnx_form(method: str, min_score: float) -> bytes:
+    """The ONNX form as a file."""
     from models_mm.layers.onnx_forms import ONNX_FORMS
 
-    runtime = pytest.importorskip("onnxruntime")
     images, rows = torch.export.Dim("images", min=1), torch.export.Dim("rows", min=1)
     program = torch.onnx.export(
         SoftNMS(method, min_score).eval(),
@@ -43,38 +42,49 @@ def by_onnx(method: str, min_score: float):
         dynamo=True,
         verbose=False,
     )
-    session = runtime.InferenceSession(program.model_proto.SerializeToString())
-    return lambda *values: session.run(None, dict(zip(("boxes", "scores"), values, strict=True)))[0]
+    return program.model_proto.SerializeToString()
+
+
+def operator(runtime: str, *settings):
+    """The operator in PyTorch or its ONNX form, of arrays."""
+    if runtime == "PyTorch":
+        module = SoftNMS(*settings)
+        return lambda *values: module(*map(torch.from_numpy, values)).numpy()
+    pytest.importorskip("onnxscript")
+    file = onnx_form(*settings)
+    if runtime == "ONNX Runtime":
+        session = pytest.importorskip("onnxruntime").InferenceSession(file)
+        return lambda boxes, scores: session.run(None, {"boxes": boxes, "scores": scores})[0]
+    core = pytest.importorskip("openvino").Core()
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(file), "CPU", exact)
+    return lambda *values: compiled(values)[0]
 
 
 @st.composite
-def candidates(draw):
-    """Boxes (N, L, 4) and scores (N, L) that differ; some rows are no box, the first a point."""
+def candidates(draw, points: bool):
+    """Boxes (N, L, 4) and scores (N, L) that differ; some are no box, some boxes points."""
     images, count = draw(st.integers(1, 3)), draw(st.integers(1, 20))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     corner = rng.uniform(0, draw(st.sampled_from([1, 30, 300])), (images, count, 2))
     size = rng.uniform(1, 60, (images, count, 2))
-    size[:, 0] *= draw(st.booleans())
+    size[:, : None if points else 1] *= rng.integers(0, 2, (images, count if points else 1, 1))
     scores = rng.permuted(np.linspace(1, 0.001, images * count)).reshape(images, count)
     none = rng.random((images, count)) < draw(st.sampled_from([0, 0.3, 1]))
     boxes = np.concatenate([corner, corner + size], 2).astype(np.float32)
     return boxes, np.where(none, -1, scores).astype(np.float32)
 
 
-@pytest.mark.parametrize("runtime", ["PyTorch", "ONNX"])
+@pytest.mark.parametrize("runtime", ["PyTorch", "ONNX Runtime", "OpenVINO"])
 @pytest.mark.parametrize(
     ("method", "min_score"), [("linear", 1e-3), ("linear", 0.2), ("gaussian", 0.05)]
 )
+@pytest.mark.filterwarnings("ignore:invalid value")  # the paper's IoU of two points
 def test_soft_nms(method, min_score, runtime):
-    if runtime == "ONNX":
-        pytest.importorskip("onnxscript")
-        computed = by_onnx(method, min_score)
-    else:
-        operator = SoftNMS(method, min_score)
-        computed = lambda *values: operator(*map(torch.from_numpy, values)).numpy()  # noqa: E731
+    computed = operator(runtime, method, min_score)
 
     @settings(max_examples=150, deadline=None)
-    @given(candidates())
+    @given(candidates(points=method == "linear"))
     def check(values):
         found = computed(*values)
         for boxes, scores, taken in zip(*values, found, strict=True):
