@@ -93,7 +93,20 @@ def pool(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Only layers that also take the mean may use the returned map.
     """
-    return _Pooled.apply(x) if x.requires_grad else (x, x.flatten(2).mean(2))
+    return _Pooled.apply(x) if x.requires_grad else (x, mean_over(x, 2, x.dim() - 1))
+
+
+def mean_over(x: Tensor, first: int, last: int) -> Tensor:
+    """The mean over the axes from ``first`` to ``last``.
+
+    In an exported graph one axis after the other: ONNX Runtime adds all numbers in one row, and
+    loses two digits over a large map.
+    """
+    if traceable():
+        for _ in range(first, last + 1):
+            x = x.mean(first)
+        return x
+    return x.flatten(first, last).mean(first)
 
 
 class _Pooled(torch.autograd.Function):
@@ -306,7 +319,7 @@ class WarehouseLinear(WarehouseLayer):
         super().__init__(manager, name, (out_features, in_features), bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernels = self.kernels(x.flatten(1, -2).mean(1) if x.dim() > 2 else x)  # (N, out, in)
+        kernels = self.kernels(mean_over(x, 1, x.dim() - 2) if x.dim() > 2 else x)  # (N, out, in)
         rows = x.reshape(x.shape[0], -1, x.shape[-1])  # (N, L, in)
         y = rows @ kernels.mT
         y = y if self.bias is None else y + self.bias
