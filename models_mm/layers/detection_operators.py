@@ -73,28 +73,29 @@ def scores_after_soft_nms(
     Returns:
         The scores (N, L) with which the boxes are taken; -1 for the others.
     """
-    start, end = boxes.split(2, -1)
-    areas = (end - start).prod(-1)  # (N, L)
+    x1, y1, x2, y2 = boxes.unbind(-1)  # each (N, L)
+    areas = (x2 - x1) * (y2 - y1)
     left, taken = scores, torch.full_like(scores, -1)
     image = torch.arange(len(scores), device=scores.device)
     for _ in range(most):
         score, best = left.max(1)
         if not (score >= 0).any():
             break
+        of_best = (image, best)
         # an image that has no box left keeps what it has
-        taken[image, best] = torch.maximum(score, taken[image, best])
-        low = torch.maximum(start, start[image, best][:, None])
-        high = torch.minimum(end, end[image, best][:, None])
-        common = (high - low).clamp(min=0).prod(-1)
-        union = areas[image, best][:, None] + areas - common
+        taken[of_best] = torch.maximum(score, taken[of_best])
+        width = torch.minimum(x2, x2[of_best][:, None]) - torch.maximum(x1, x1[of_best][:, None])
+        height = torch.minimum(y2, y2[of_best][:, None]) - torch.maximum(y1, y1[of_best][:, None])
+        common = width.clamp(min=0) * height.clamp(min=0)
+        union = areas[of_best][:, None] + areas - common
         iou = common / union.clamp(min=1e-30)  # two points: 0
         if method == "linear":
             decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
         else:
             decay = (-iou.square() / sigma).exp()
-        left = left * decay
-        left[image, best] = -1
-        left = torch.where(left >= min_score, left, -1.0)
+        decayed = left * decay
+        left = torch.where((left >= 0) & (decayed >= min_score), decayed, -1.0)
+        left[of_best] = -1
     return taken
 
 
