@@ -1,8 +1,8 @@
 """Kinds of values that settings and options of the command line may have."""
 
 import argparse
-import math
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +34,11 @@ def shown(value: object) -> str:
 
 def is_number(value: object) -> bool:
     """A finite number; ``True`` is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and -sys.float_info.max <= value <= sys.float_info.max
+    )
 
 
 def whole(low: int, high: int | None = None) -> Kind:

@@ -11,7 +11,8 @@ its inputs and outputs. `models_mm predict --model detector.onnx` and
 from models_mm.cli.command import Parser, add_overrides
 from models_mm.values import output_file, output_folder, whole_option
 
-OPSETS = (18, 19, 20, 21, 22, 23)
+# ONNX Runtime's RoIAlign for CPUs ends with 21.
+OPSETS = (18, 19, 20, 21)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -62,7 +62,7 @@ class Description:
         to_rgb: whether ``mean`` and ``std`` are of RGB; else they are of BGR.
         dtype: of the graph's input: uint8, or float32 for photos that are resized as floats.
         max_det: rows of the outputs.
-        score_thr: the config's lowest score of an object.
+        score_thr: the config's lowest score of an object; soft NMS makes it lower afterwards.
         mask_thr: the lowest probability of a pixel of a mask; ``None`` without masks.
         precision: fp32 or fp16.
         versions: of the libraries that have made the file.

@@ -59,6 +59,8 @@ def scores_after_soft_nms(
     """Soft-NMS (Bodla et al., arXiv 1704.04503, algorithm 1), for each image on its own.
 
     The best box is taken, again and again, and the scores of the others fall by their IoU with it.
+    Two boxes without area have none: then the score stays (linear), or the box is dropped, as by
+    mmcv's comparisons with NaN.
 
     Args:
         boxes: (N, L, 4).
@@ -88,12 +90,11 @@ def scores_after_soft_nms(
         height = torch.minimum(y2, y2[of_best][:, None]) - torch.maximum(y1, y1[of_best][:, None])
         common = width.clamp(min=0) * height.clamp(min=0)
         union = areas[of_best][:, None] + areas - common
-        iou = common / union.clamp(min=1e-30)  # two points: 0
+        iou = common / union.clamp(min=1e-30)
         if method == "linear":
-            decay = torch.where(iou >= iou_threshold, 1 - iou, 1.0)
+            decayed = torch.where(iou >= iou_threshold, left * (1 - iou), left)
         else:
-            decay = (-iou.square() / sigma).exp()
-        decayed = left * decay
+            decayed = torch.where(union > 0, left * (-iou.square() / sigma).exp(), -1.0)
         left = torch.where((left >= 0) & (decayed >= min_score), decayed, -1.0)
         left[of_best] = -1
     return taken

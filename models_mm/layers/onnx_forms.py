@@ -75,12 +75,12 @@ def soft_nms_loop(
         height = bottom - op.Max(y1, op.GatherElements(y1, best, axis=1))
         common = op.Relu(width) * op.Relu(height)
         union = op.GatherElements(areas, best, axis=1) + areas - common
-        # 0 of two points, not NaN: for OpenVINO that is greater than a threshold
+        # Of two boxes without area it is 0: OpenVINO compares NaN otherwise than others.
         iou = common / op.Max(union, tiny)
         if linear:
             decayed = op.Where(iou >= iou_threshold, left * (1.0 - iou), left)
         else:
-            decayed = left * op.Exp(op.Neg(iou * iou) / sigma)
+            decayed = op.Where(union > 0.0, left * op.Exp(op.Neg(iou * iou) / sigma), none)
         able = op.And(left > none, decayed >= min_score)
         left = op.Where(able, decayed, none)
         left = op.ScatterElements(left, best, op.Expand(none, op.Shape(best)), axis=1)

@@ -133,8 +133,8 @@ def named(row: Difference, other: Difference, own: Difference, tolerance: Tolera
         return row
     if other.within(tolerance):
         return other._replace(photo=row.photo + WITHOUT)
-    objects_differ_more = own.unmatched > row.unmatched
-    if objects_differ_more or all(a <= b for a, b in zip(row[2:], own[2:], strict=True)):
+    more = (own.unmatched, *map(max, own[3:], tolerance[:3]))
+    if all(a <= b for a, b in zip(row[2:], more, strict=True)):
         return row._replace(photo=row.photo + OWN)
     return row
 
@@ -210,4 +210,4 @@ def table(rows: list[Difference]) -> str:
 
 def shown(photo: str) -> str:
     """The name of a photo in the table."""
-    return Path(photo).name[-40:]
+    return Path(photo).name[-40 - len(OWN) :]

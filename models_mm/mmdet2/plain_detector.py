@@ -501,10 +501,13 @@ def check_nms(name: str, settings: dict) -> None:
     """Refuse another NMS than plain NMS and soft NMS, and what their operators do not take."""
     soft = is_soft(settings)
     kind = settings.pop("type", "nms")
-    unknown = set(settings) - {"iou_threshold", "split_thr"} - (set(SOFT_NMS) if soft else set())
-    if not soft and kind != "nms" or unknown:
-        which = ", ".join(sorted(unknown)) if unknown else f"type {kind!r}"
-        raise UserError(f"{name}: {which} cannot be exported, only plain NMS and soft NMS")
+    if not soft and kind != "nms":
+        raise UserError(f"{name}: type {kind!r} cannot be exported, only plain NMS and soft NMS")
+    known = {"iou_threshold", "split_thr", "offset", *(SOFT_NMS if soft else ())}
+    if unknown := set(settings) - known:
+        raise UserError(f"{name}: {', '.join(sorted(unknown))} cannot be exported")
+    choice(0).check(f"{name}.offset", settings.get("offset", 0))
+    number().check(f"{name}.split_thr", settings.get("split_thr", 0))
     if soft:
         settings = SOFT_NMS | settings
         choice("linear", "gaussian").check(f"{name}.method", settings["method"])

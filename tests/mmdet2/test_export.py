@@ -11,7 +11,7 @@ from models_mm.cli import export
 from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError
 from models_mm.mmdet2.export import verify
-from models_mm.mmdet2.parity import Tolerance, compare, photos_of
+from models_mm.mmdet2.parity import Difference, Tolerance, compare, named, photos_of
 
 from .test_plain_detector import detector
 
@@ -105,6 +105,15 @@ def test_either_form_of_convolutions_counts(tmp_path):
         rows = [row for photo in photos_of([]) for row in compare(own, exported, [photo])]
         assert sum(row.photo.endswith(" (without oneDNN)") for row in rows) == equal
         assert sum(row.within(Tolerance()) for row in rows) == equal
+
+
+def test_only_roundings_are_named_so():
+    """Boxes that are wrong are wrong, even if PyTorch's two forms find other objects."""
+    tolerance, wrong = Tolerance(), Difference("photo", 20, 0, 50.0, 1e-5, 0.9)
+    own = wrong._replace(unmatched=2, box=0.02, mask=0.0)
+    assert named(wrong, wrong, own, tolerance).photo == "photo"
+    rounded = wrong._replace(box=0.015, mask=0.0)
+    assert named(rounded, rounded, own, tolerance).photo == "photo (less than PyTorch itself)"
 
 
 @pytest.mark.slow

@@ -66,7 +66,10 @@ DETECTORS = {
         },
     ),
     "retina": (RETINA, {}),
-    "retina with soft NMS": (RETINA, {"model.test_cfg.nms.type": "soft_nms"}),
+    "retina with soft NMS": (
+        RETINA,
+        {"model.test_cfg.nms": dict(type="soft_nms", iou_threshold=0.4, method="gaussian")},
+    ),
     "retina of detectron2": (
         RETINA,
         {
@@ -153,6 +156,8 @@ def test_without_proposals_nothing_is_found(tmp_path, kind):
             "rcnn.nms: type 'nms_match' cannot",
         ),
         ("mask", {"model.test_cfg.rpn.nms.sigma": 0.5}, "rpn.nms: sigma cannot be exported"),
+        ("mask", {"model.test_cfg.rcnn.nms.split_thr": "x"}, "rcnn.nms.split_thr must be a number"),
+        ("mask", {"model.test_cfg.rpn.nms.offset": 1}, "rpn.nms.offset must be 0, not 1"),
         (
             "mask",
             {"model.test_cfg.rpn.nms": dict(type="soft_nms", method="naive")},
@@ -162,6 +167,11 @@ def test_without_proposals_nothing_is_found(tmp_path, kind):
             "mask",
             {"model.test_cfg.rcnn.nms": dict(type="soft_nms", sigma=0.0)},
             "rcnn.nms.sigma must be a number greater than 0, not 0.0",
+        ),
+        (
+            "mask",
+            {"model.test_cfg.rcnn.nms": dict(type="soft_nms", sigma=10**400)},
+            "rcnn.nms.sigma must be a number greater than 0, not 1000",
         ),
         (
             "retina",

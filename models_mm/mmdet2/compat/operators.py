@@ -69,7 +69,7 @@ def softnms(
         width = np.maximum(zero, np.minimum(x2, rest[2]) - np.maximum(x1, rest[0]) + offset)
         height = np.maximum(zero, np.minimum(y2, rest[3]) - np.maximum(y1, rest[1]) + offset)
         inter = width * height
-        with np.errstate(invalid="ignore"):  # two points at one place: NaN, as mmcv's
+        with np.errstate(invalid="ignore"):  # NaN of two boxes without area
             iou = inter / (area + rest[5] - inter)
         if method == 2:
             rest[4] *= np.exp(-(iou * iou) / np.float32(sigma))
