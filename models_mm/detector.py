@@ -77,7 +77,7 @@ class Detector:
             self.runner = self.model = ExportedModel(config, **of_file)
             lowest = self.model.description.score_thr
             if score_thr < lowest:
-                say(f"{config} leaves out objects of a score below {lowest:g} before NMS")
+                say(f"{config} leaves out objects that score less than {lowest:g} before NMS")
         else:
             if checkpoint is None:
                 raise UserError(f"{config} needs a checkpoint: models_mm.Detector(config, weights)")
