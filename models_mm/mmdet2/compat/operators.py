@@ -36,6 +36,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return torchvision.ops.nms(boxes, scores, float(np.float32(iou_threshold)))
 
 
+@np.errstate(invalid="ignore")  # the IoU of two boxes without area is NaN
 def softnms(
     boxes: Tensor,
     scores: Tensor,
@@ -69,8 +70,7 @@ def softnms(
         width = np.maximum(zero, np.minimum(x2, rest[2]) - np.maximum(x1, rest[0]) + offset)
         height = np.maximum(zero, np.minimum(y2, rest[3]) - np.maximum(y1, rest[1]) + offset)
         inter = width * height
-        with np.errstate(invalid="ignore"):  # NaN of two boxes without area
-            iou = inter / (area + rest[5] - inter)
+        iou = inter / (area + rest[5] - inter)
         if method == 2:
             rest[4] *= np.exp(-(iou * iou) / np.float32(sigma))
         else:
