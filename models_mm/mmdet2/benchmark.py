@@ -1,6 +1,7 @@
 """Backbones and detectors that are measured: their time, memory, FLOPs and parameters."""
 
 import argparse
+import functools
 import importlib.util
 import time
 from collections.abc import Callable
@@ -169,6 +170,26 @@ class Candidate:
         return sum(p.numel() for p in self.model.parameters()) / 1e6
 
 
+@functools.cache
+def openvino_core():
+    """The process's ``openvino.Core``.
+
+    There is only one: its CPU plugin gives the process a signal stack, and of two plugins the one
+    that ends first frees its own while the other puts that back. The next signal, of a data worker
+    that ends for example, then kills the process (OpenVINO 2026.4).
+
+    Raises:
+        UserError: OpenVINO is missing.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise UserError(
+            "OpenVINO is not installed: `pip install openvino`, or leave --openvino out"
+        ) from error
+    return openvino.Core()
+
+
 class OpenVINOModel(ExportedModel):
     """The file of an exported detector, run by OpenVINO's CPU plugin in float32.
 
@@ -178,16 +199,10 @@ class OpenVINOModel(ExportedModel):
 
     def __init__(self, file: str, threads: int | None):
         super().__init__(file, ["cpu"], threads)
-        try:
-            import openvino
-        except ImportError as error:
-            raise UserError(
-                "OpenVINO is not installed: `pip install openvino`, or leave --openvino out"
-            ) from error
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
-        self.compiled = openvino.Core().compile_model(file, "CPU", settings)
+        self.compiled = openvino_core().compile_model(file, "CPU", settings)
 
     def run(self, photos: list[np.ndarray]) -> dict[str, np.ndarray]:
         values = self.compiled(graph_inputs(photos, self.description))

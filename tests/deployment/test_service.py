@@ -18,6 +18,7 @@ import torch
 import models_mm
 from models_mm.cli import benchmark
 from models_mm.deployment.preprocessing import graph_inputs
+from models_mm.mmdet2.benchmark import openvino_core
 
 from ..documents import ROOT, fences
 from ..mmdet2.compat.conftest import free_port
@@ -42,9 +43,9 @@ def detector(file):
 
 def test_openvino_computes_the_same(file, detector):
     """Its CPU plugin reads the file as it is; it rounds to bfloat16 where a processor has it."""
-    openvino = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(file), "CPU", exact)
+    compiled = openvino_core().compile_model(str(file), "CPU", exact)
     for some in (photos()[:1], photos()):
         inputs = graph_inputs(some, detector.model.description)
         expected = detector.model.run(some)
@@ -66,6 +67,25 @@ def test_benchmark_beside_pytorch_and_openvino(file):
     rows = json.loads(out.read_text())["rows"]
     assert [row["name"] for row in rows] == [config, str(file), f"{file} (OpenVINO)"]
     assert all(row["ms"] > 0 for row in rows)
+
+
+def test_signals_after_two_detectors_of_openvino(file):
+    """Whichever ends first: with a core of its own each, the first one's end breaks signals."""
+    pytest.importorskip("openvino")
+    program = f"""
+import gc, os, signal
+from models_mm.mmdet2.benchmark import OpenVINOModel
+signal.signal(signal.SIGUSR1, lambda *_: print("received"))
+first, second = (OpenVINOModel({str(file)!r}, threads=1) for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+print("goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "received\ngoes on\n"), done.stderr
 
 
 def test_memory_does_not_grow(file):

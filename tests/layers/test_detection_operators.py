@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models_mm.layers.detection_operators import scores_after_soft_nms
+from models_mm.mmdet2.benchmark import openvino_core
 
 from ..mmdet2.compat import oracles
 
@@ -55,7 +56,8 @@ def operator(runtime: str, *settings):
     if runtime == "ONNX Runtime":
         session = pytest.importorskip("onnxruntime").InferenceSession(file)
         return lambda boxes, scores: session.run(None, {"boxes": boxes, "scores": scores})[0]
-    core = pytest.importorskip("openvino").Core()
+    pytest.importorskip("openvino")
+    core = openvino_core()
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = core.compile_model(core.read_model(file), "CPU", exact)
     return lambda *values: compiled(values)[0]
