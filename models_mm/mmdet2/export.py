@@ -68,7 +68,9 @@ def export(args: argparse.Namespace) -> None:
         if onnx:
             write_onnx(model, rule, args.opset, made)
         else:
-            torch.export.save(traced(model, rule), made, extra_files={KEY: rule.text()})
+            program = traced(model, rule)
+            with quiet():
+                torch.export.save(program, made, extra_files={KEY: rule.text()})
         if photos:
             verify(detector, ExportedModel(made, ["cpu"]) if onnx else TracedModel(made), photos)
         size = made.stat().st_size / 2**20
@@ -115,6 +117,11 @@ def verify(
             why = (
                 ". PyTorch differs more from itself, with oneDNN and without it: this detector "
                 "amplifies roundings. Without --verify the file is written"
+            )
+        elif exported.description.precision == "fp16":
+            why = (
+                ". Half precision rounds, and the AP says what that costs: without --verify the "
+                "file is written, and `models_mm test` evaluates it"
             )
         raise UserError(
             f"the exported file does not find what the detector finds in {len(wrong)} of "

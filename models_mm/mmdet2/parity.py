@@ -22,6 +22,7 @@ from models_mm.visualization.detections import Detections
 DRAWN = ((375, 500, 6), (500, 333, 3), (96, 128, 1), (427, 640, 0))  # height, width, objects
 WITHOUT = " (without oneDNN)"
 OWN = " (less than PyTorch itself)"
+ANOTHER = 2.0  # pixels between two boxes, from which on they are of different objects
 
 
 class Tolerance(NamedTuple):
@@ -35,7 +36,9 @@ class Tolerance(NamedTuple):
     @classmethod
     def of(cls, precision: str) -> "Tolerance":
         """The tolerance for fp32; fp16 rounds to a thousandth, and other objects may be found."""
-        return cls() if precision == "fp32" else cls(box=2.0, score=0.02, mask=0.05, unmatched=0.1)
+        return (
+            cls() if precision == "fp32" else cls(box=ANOTHER, score=0.02, mask=0.05, unmatched=0.1)
+        )
 
 
 class Difference(NamedTuple):
@@ -44,7 +47,8 @@ class Difference(NamedTuple):
     Attributes:
         photo: its name.
         objects: found by the detector in PyTorch.
-        unmatched: objects of either that the other has not, with the same label and score.
+        unmatched: objects of either that the other has not, with the same label and score, in
+            the same place.
         box: largest difference of a coordinate in pixels.
         score: largest difference.
         mask: share of the mask pixels that differ.
@@ -184,6 +188,8 @@ def differences(
         if not near:
             continue
         far = [float(np.abs(found.boxes[j] - expected.boxes[i]).max()) for j in near]
+        if min(far) > ANOTHER:
+            continue
         best = near[int(np.argmin(far))]
         free.remove(best)
         matched += 1

@@ -4,6 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,8 @@ from models_mm.cli import export
 from models_mm.deployment.exported import ExportedModel
 from models_mm.errors import UserError
 from models_mm.mmdet2.export import verify
-from models_mm.mmdet2.parity import Difference, Tolerance, compare, named, photos_of
+from models_mm.mmdet2.parity import Difference, Tolerance, compare, differences, named, photos_of
+from models_mm.visualization.detections import Detections
 
 from .test_plain_detector import detector
 
@@ -114,6 +116,19 @@ def test_only_roundings_are_named_so():
     assert named(wrong, wrong, own, tolerance).photo == "photo"
     rounded = wrong._replace(box=0.015, mask=0.0)
     assert named(rounded, rounded, own, tolerance).photo == "photo (less than PyTorch itself)"
+
+
+def test_an_object_in_another_place_is_another_one():
+    image, boxes = np.zeros((9, 9, 3), np.uint8), np.float32([[0, 0, 4, 4], [0, 0, 8, 8]])
+    found = [
+        Detections(
+            image, boxes[i:], np.float32([0.5] * (2 - i)), np.zeros(2 - i, int), None, ("a",)
+        )
+        for i in range(2)
+    ]
+    row = differences(0.02, *found, "photo")
+    assert (row.objects, row.unmatched, row.box) == (2, 1, 0.0)
+    assert not row.within(Tolerance.of("fp16"))
 
 
 @pytest.mark.slow
