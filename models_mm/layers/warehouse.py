@@ -199,7 +199,8 @@ class WarehouseLayer(nn.Module):
         factors = self.attention(pooled, manager.temperature)  # (N, m, M)
         factors = factors.flatten(0, 1)
         if traceable() or torch.compiler.is_compiling():  # the cache cannot be traced
-            blocks = factors @ manager.weights[self.warehouse].flatten(1)
+            cells = manager.weights[self.warehouse].flatten(1)
+            blocks = factors.to(cells.dtype) @ cells
         else:
             blocks = mix(factors, manager.cache(self.warehouse))  # (N m, co ci)
         return blocks.view(pooled.shape[0], *self.grid, *manager.weights[self.warehouse].shape[1:])

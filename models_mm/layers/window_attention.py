@@ -199,7 +199,7 @@ class WindowAttention(nn.Module):
             regions = regions.unflatten(1, (grid[1], side)).unflatten(0, (grid[0], side))
             regions = regions.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (P, M)
             apart = regions[:, None, :, None] != regions[:, None, None, :]  # (P, 1, M, M)
-            bias = bias + apart * MASKED  # (P, h, M, M)
+            bias = bias + apart.to(bias.dtype) * MASKED  # (P, h, M, M)
         weights = (q @ k.mT * q.shape[-1] ** -0.5 + bias).softmax(-1)
         out = (weights @ v).transpose(2, 3).flatten(3)  # (N, P, M, C)
         out = out.unflatten(2, (side, side)).unflatten(1, grid).transpose(2, 3)

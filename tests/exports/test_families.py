@@ -38,10 +38,8 @@ class Padded(nn.Module):
         return self.backbone(F.pad(x, (0, right, 0, below)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_maps_are_equal(family, tmp_path):
-    pytest.importorskip("onnxscript")
-    runtime = pytest.importorskip("onnxruntime")
+def small(family: str) -> Padded:
+    """A small network of a family."""
     name, arch = FAMILIES[family]
     torch.manual_seed(0)
     model = Padded(REGISTRY[name](arch=arch)).eval()
@@ -49,9 +47,22 @@ def test_maps_are_equal(family, tmp_path):
         if hasattr(layer, "running_var"):
             layer.running_var.uniform_(0.5, 2)
             layer.running_mean.normal_(0, 0.1)
-    batch = torch.export.Dim("batch", min=1)
-    sides = {2: torch.export.Dim("height", min=33), 3: torch.export.Dim("width", min=33)}
-    program = trace(model, (torch.randn(2, 3, 475, 795),), ({0: batch, **sides},))
+    return model
+
+
+def free_sizes() -> tuple[dict]:
+    """The ``dynamic_shapes`` of images."""
+    names = [("batch", 1), None, ("height", 33), ("width", 33)]
+    dims = {axis: torch.export.Dim(x[0], min=x[1]) for axis, x in enumerate(names) if x}
+    return (dims,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_maps_are_equal(family, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = small(family)
+    program = trace(model, (torch.randn(2, 3, 475, 795),), free_sizes())
     torch.export.save(program, tmp_path / "backbone.pt2")
     loaded = torch.export.load(tmp_path / "backbone.pt2").module()
     torch.onnx.export(program, dynamo=True, opset_version=20, verbose=False).save(
@@ -67,3 +78,17 @@ def test_maps_are_equal(family, tmp_path):
         for ours, *others in zip(expected, by_pytorch, by_onnx, strict=True):
             for theirs in others:
                 np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5 * np.abs(ours).max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_half_precision_is_as_exact_as_pytorchs(family):
+    model, half = small(family), small(family).half()
+    images = torch.randn(3, 3, 224, 160).half()
+    program = trace(half, (torch.randn(2, 3, 475, 795).half(),), free_sizes()).module()
+    with torch.no_grad():
+        exact = model(images.float())
+        traced, own = (
+            [(a - b).abs().max() / b.abs().max() for a, b in zip(maps, exact, strict=True)]
+            for maps in (program(images), half(images))
+        )
+    assert max(traced) <= 3 * max(own)
