@@ -120,8 +120,8 @@ def verify(
             )
         elif exported.description.precision == "fp16":
             why = (
-                ". Half precision rounds, and the AP says what that costs: without --verify the "
-                "file is written, and `models_mm test` evaluates it"
+                ". Half precision rounds; what that costs is seen in the AP. Without --verify the "
+                "file is written"
             )
         raise UserError(
             f"the exported file does not find what the detector finds in {len(wrong)} of "

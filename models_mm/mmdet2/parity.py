@@ -22,7 +22,7 @@ from models_mm.visualization.detections import Detections
 DRAWN = ((375, 500, 6), (500, 333, 3), (96, 128, 1), (427, 640, 0))  # height, width, objects
 WITHOUT = " (without oneDNN)"
 OWN = " (less than PyTorch itself)"
-ANOTHER = 2.0  # pixels between two boxes, from which on they are of different objects
+ANOTHER = 2.0  # pixels; boxes that are farther apart are of different objects
 
 
 class Tolerance(NamedTuple):
@@ -35,7 +35,7 @@ class Tolerance(NamedTuple):
 
     @classmethod
     def of(cls, precision: str) -> "Tolerance":
-        """The tolerance for fp32; fp16 rounds to a thousandth, and other objects may be found."""
+        """The tolerance for fp32; fp16 rounds to a thousandth, and some objects may be others."""
         return (
             cls() if precision == "fp32" else cls(box=ANOTHER, score=0.02, mask=0.05, unmatched=0.1)
         )

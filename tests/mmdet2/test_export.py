@@ -119,15 +119,14 @@ def test_only_roundings_are_named_so():
 
 
 def test_an_object_in_another_place_is_another_one():
-    image, boxes = np.zeros((9, 9, 3), np.uint8), np.float32([[0, 0, 4, 4], [0, 0, 8, 8]])
-    found = [
-        Detections(
-            image, boxes[i:], np.float32([0.5] * (2 - i)), np.zeros(2 - i, int), None, ("a",)
-        )
-        for i in range(2)
-    ]
-    row = differences(0.02, *found, "photo")
-    assert (row.objects, row.unmatched, row.box) == (2, 1, 0.0)
+    def squares(*sides: float) -> Detections:
+        """Objects of the same class and score in the upper left corner."""
+        boxes, scores = [[0, 0, side, side] for side in sides], [0.5] * len(sides)
+        image, labels = np.zeros((90, 90, 3), np.uint8), np.zeros(len(sides), int)
+        return Detections(image, np.float32(boxes), np.float32(scores), labels, None, ("a",))
+
+    row = differences(0.02, squares(40, 80), squares(81, 60), "photo")
+    assert (row.objects, row.unmatched, row.box) == (2, 2, 1.0)
     assert not row.within(Tolerance.of("fp16"))
 
 
